@@ -1,0 +1,57 @@
+# Isocenter. `make help` lists the targets.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PORT   ?= 8000
+export OPENBLAS_NUM_THREADS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test check format bench docs clean
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.core ## Install, serve, classify phantom slices, show the result
+	@$(BIN)/python examples/demo.py
+
+serve: $(VENV)/.core ## Serve models/ at PORT (8000)
+	@$(BIN)/isocenter serve --models models --port $(PORT)
+
+test: check ## Everything that must hold: checks, then fast tests, then slow ones
+	$(BIN)/python -m pytest -m "not slow" src tests/unit tests/contract tests/integration
+	$(BIN)/python -m pytest -m "slow and not gpu" tests
+
+check: $(VENV)/.dev ## Format, lint, types, import contracts, docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+format: $(VENV)/.dev ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev ## Measure the server against the bare model and a plain FastAPI server, in one run
+	$(BIN)/python benchmarks/serving.py
+
+docs: $(VENV)/.dev ## Build the manual and serve it at http://127.0.0.1:8001
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8001
+
+clean: ## Remove what was built
+	rm -rf $(VENV) site demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Isocenter needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing Isocenter into $(VENV) (about a minute the first time) ..."
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing Isocenter and its development tools into $(VENV) (about two minutes the first time) ..."
+	@$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.core

@@ -1,0 +1,39 @@
+"""What a caller hands to an engine, and what comes back."""
+
+from dataclasses import dataclass
+
+from isocenter.core.deadline import Deadline
+from isocenter.core.tensor import Tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One item to be run: tensors without a batch axis, and the instant after which nobody waits.
+
+    Smaller priority is sooner; ties go by deadline, then by arrival.
+    """
+
+    id: str
+    item: Tensors
+    deadline: Deadline
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTimings:
+    """Where the engine spent a request's time."""
+
+    queue_s: float
+    """From enqueue to dispatch."""
+    service_s: float
+    """The session run that the item was part of, gathering of the batch included."""
+    batch_size: int
+    """Items in that run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outputs for one item, without a batch axis."""
+
+    outputs: Tensors
+    timings: EngineTimings

@@ -1,0 +1,1 @@
+"""How well: percentiles with their sample count."""

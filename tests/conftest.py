@@ -1,0 +1,38 @@
+"""What every test lives with."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = ROOT / "models"
+
+
+@pytest.fixture(autouse=True)
+def loop_is_never_blocked(request: pytest.FixtureRequest) -> Iterator[BlockBuster | None]:
+    """Fail a test that sleeps, or reads a file or a socket, on the event loop."""
+    if request.node.get_closest_marker("may_block"):
+        yield None
+        return
+    with blockbuster_ctx("isocenter") as guard:
+        yield guard
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests do not depend on the ISOCENTER_* variables of whoever runs them."""
+    for name in list(os.environ):
+        if name.startswith("ISOCENTER_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of third-party files, or a skip that names it."""
+    folder = Path(os.environ.get("TEST_DATA_DIR", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no third-party test data at {folder.name}: set TEST_DATA_DIR")
+    return folder
