@@ -1,0 +1,1 @@
+"""Pictures and physical space; knows no model, queue or web."""

@@ -1,0 +1,1 @@
+"""File formats: bytes in, upright pixels out, or a typed refusal."""

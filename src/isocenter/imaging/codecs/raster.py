@@ -1,0 +1,127 @@
+"""The one door for image bytes: header, limits, pixels, checks; whatever a library raises becomes a typed refusal."""
+
+import re
+from types import ModuleType
+from typing import Any, NoReturn
+
+import numpy as np
+
+from isocenter.core.errors import BadImage, IsocenterError, TooManyBytes, TooManyPixels, TruncatedImage
+from isocenter.imaging.codecs import bmp, jpeg, pixels, png, tiff, tiff_blocks, webp
+from isocenter.imaging.codecs.header import Header
+from isocenter.imaging.codecs.sniff import sniff
+from isocenter.imaging.image import RasterImage, SourceInfo
+from isocenter.imaging.limits import ImageLimits
+
+_HEADERS: dict[str, ModuleType] = {"jpeg": jpeg, "png": png, "tiff": tiff, "bmp": bmp, "webp": webp}
+_DECODERS: dict[str, ModuleType] = _HEADERS | {"tiff": tiff_blocks}
+_CUT = re.compile(r"truncated|premature|not enough|unexpected end|ends? before", re.IGNORECASE)
+
+
+def peek(data: bytes, *, limits: ImageLimits) -> SourceInfo:
+    """What the header says, within the limits; no pixel is decoded.
+
+    >>> import cv2, numpy
+    >>> png = cv2.imencode(".png", numpy.eye(5, dtype=numpy.uint8))[1].tobytes()
+    >>> peek(png, limits=ImageLimits())
+    SourceInfo(format='png', mode='L', width_px=5, height_px=5, bits=8)
+
+    Raises:
+        BadInput: one of its kinds, as `decode`.
+    """
+    return _read_header(data, limits).source
+
+
+def decode(data: bytes, *, limits: ImageLimits) -> RasterImage:
+    """Decode the fastest way that gives the reference's pixels. Thread-safe; JPEG and most PNG run without the GIL.
+
+    >>> import cv2, numpy
+    >>> png = cv2.imencode(".png", numpy.eye(5, dtype=numpy.uint8))[1].tobytes()
+    >>> decode(png, limits=ImageLimits()).pixels.sum()
+    np.uint64(5)
+
+    Raises:
+        BadInput: one of its kinds; no other exception leaves here, whatever the bytes are.
+    """
+    return _decode(data, limits, "decode")
+
+
+def decode_reference(data: bytes, *, limits: ImageLimits) -> RasterImage:
+    """Decode with Pillow wherever Pillow keeps every bit; the same pixels as `decode`, bit for bit."""
+    return _decode(data, limits, "decode_reference")
+
+
+def _decode(data: bytes, limits: ImageLimits, how: str) -> RasterImage:
+    header = _read_header(data, limits)
+    source = header.source
+    decoder: Any = getattr(_DECODERS[source.format], how)
+    try:
+        decoded = decoder(data, header)
+    except IsocenterError:
+        raise
+    except Exception as exc:
+        _refuse(source.format, exc, len(data))
+    if decoded.pixels.shape[:2] != (source.height_px, source.width_px):
+        shape = [*decoded.pixels.shape]
+        raise BadImage(f"the header announces {source.width_px} x {source.height_px}", details={"decoded": shape})
+    pixels.refuse_non_finite(decoded.pixels)
+    pixels.refuse_constant(decoded.pixels)
+    upright, turned = pixels.upright(decoded.pixels, header.orientation)
+    return RasterImage(np.ascontiguousarray(upright), source, header.notes + decoded.notes + turned)
+
+
+def _read_header(data: bytes, limits: ImageLimits) -> Header:
+    if len(data) > limits.max_bytes:
+        raise TooManyBytes(
+            f"the image has {len(data)} bytes, at most {limits.max_bytes} are read",
+            details={"bytes": len(data), "limit": limits.max_bytes},
+        )
+    name = sniff(data)
+    try:
+        header: Header = _HEADERS[name].read_header(data)
+    except IsocenterError:
+        raise
+    except Exception as exc:
+        _refuse(name, exc, len(data))
+    _check(header, len(data), limits)
+    return header
+
+
+def _check(header: Header, size: int, limits: ImageLimits) -> None:
+    width, height = header.source.width_px, header.source.height_px
+    found = {"width_px": width, "height_px": height}
+    if width < 1 or height < 1:
+        raise BadImage(f"the header announces {width} x {height} pixels", details=found)
+    if max(width, height) > limits.max_side_px:
+        raise TooManyPixels(
+            f"the header announces {width} x {height} pixels, a side may have {limits.max_side_px}",
+            details={**found, "limit_side_px": limits.max_side_px},
+        )
+    if width * height > limits.max_pixels:
+        raise TooManyPixels(
+            f"the header announces {width * height} pixels, at most {limits.max_pixels} are decoded",
+            details={**found, "pixels": width * height, "limit_pixels": limits.max_pixels},
+        )
+    expanded = header.decoded_bytes
+    if expanded > limits.max_decoded_bytes:
+        raise TooManyPixels(
+            f"the header announces {expanded} bytes of samples, at most {limits.max_decoded_bytes} are decoded",
+            details={**found, "decoded_bytes": expanded, "limit_decoded_bytes": limits.max_decoded_bytes},
+        )
+    announced = header.announced_bytes
+    if announced > limits.expansion_from_bytes and announced > limits.max_expansion * size:
+        raise TooManyPixels(
+            f"the header announces {announced} bytes of samples in a file of {size}:"
+            f" more than {limits.max_expansion} to one is a bomb or a lie",
+            details={**found, "announced_bytes": announced, "bytes": size, "limit_expansion": limits.max_expansion},
+        )
+
+
+def _refuse(name: str, exc: Exception, size: int) -> NoReturn:
+    """The one seam: what a library said becomes ours, with its cause kept."""
+    said = f"{type(exc).__name__}: {exc}".split(" at 0x")[0][:200]
+    if isinstance(exc, MemoryError):
+        raise TooManyPixels(f"the {name.upper()} does not fit into memory", details={"bytes": size}) from exc
+    if isinstance(exc, EOFError) or _CUT.search(said):
+        raise TruncatedImage(f"the {name.upper()} ends before its pixels do ({said})", details={"bytes": size}) from exc
+    raise BadImage(f"the {name.upper()} is broken ({said})", details={"bytes": size}) from exc

@@ -1,0 +1,220 @@
+"""TIFF 6.0: what a header may say, and which samples it promises.
+
+The file's own tag table never reaches a decoder: its tags are read here, checked, and a minimal table is written anew
+(`tiff_blocks`). So metadata cannot mislead, warn or loop.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from isocenter.core.errors import BadImage, MultiFrameImage, TruncatedImage, UnsupportedMedia
+from isocenter.imaging.codecs.header import Header
+from isocenter.imaging.codecs.ifd import Directory, checked_orientation, read_directory
+from isocenter.imaging.image import Note, SourceInfo
+
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
+STRIP_OFFSETS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_COUNTS = 273, 274, 277, 278, 279
+PLANAR, PREDICTOR, COLORMAP, EXTRA_SAMPLES, SAMPLE_FORMAT = 284, 317, 320, 338, 339
+TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS = 322, 323, 324, 325
+_STRUCTURE = (WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, SAMPLES, PLANAR, PREDICTOR, ORIENTATION)
+_STRIPS = (STRIP_OFFSETS, ROWS_PER_STRIP, STRIP_COUNTS)
+_TILES = (TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS)
+_WANTED = frozenset((*_STRUCTURE, *_STRIPS, *_TILES, COLORMAP, EXTRA_SAMPLES, SAMPLE_FORMAT))
+
+PLAIN, LZW, DEFLATE, OLD_DEFLATE, PACKBITS = 1, 5, 8, 32946, 32773
+_COMPRESSIONS = {PLAIN, LZW, DEFLATE, OLD_DEFLATE, PACKBITS}
+_OTHER_COMPRESSIONS = {2: "CCITT", 3: "CCITT fax 3", 4: "CCITT fax 4", 6: "old JPEG", 7: "JPEG", 50000: "Zstandard"}
+MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE, INK = 0, 1, 2, 3, 5
+_COLOUR_SAMPLES = {MIN_IS_WHITE: 1, MIN_IS_BLACK: 1, RGB: 3, PALETTE: 1, INK: 4}
+UNSIGNED, SIGNED, FLOAT = 1, 2, 3
+_DEPTHS = {UNSIGNED: (1, 2, 4, 8, 16, 32), SIGNED: (8, 16, 32), FLOAT: (16, 32, 64)}
+_KINDS = {UNSIGNED: "u", SIGNED: "i", FLOAT: "f"}
+PREMULTIPLIED, STRAIGHT = 1, 2
+_MAX_SAMPLES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TiffHeader(Header):
+    """The checked tags. `blocks` are (offset, bytes) of strips or tiles, plane after plane when `planar`."""
+
+    order: str
+    sample_format: int
+    compression: int
+    photometric: int
+    planar: bool
+    predictor: int
+    extra: tuple[int, ...]
+    colormap: tuple[int, ...]
+    tiled: bool
+    block_height: int
+    block_width: int
+    blocks: tuple[tuple[int, int], ...]
+
+    @property
+    def colour_channels(self) -> int:
+        """Samples per pixel without alpha and other extras."""
+        return _COLOUR_SAMPLES[self.photometric]
+
+    @property
+    def dtype(self) -> "np.dtype[np.generic]":
+        """Of the samples as stored; packed bits unpack to uint8."""
+        bits = max(self.source.bits, 8)
+        return np.dtype(f"{self.order}{_KINDS[self.sample_format]}{bits // 8}")
+
+
+def read_header(data: bytes) -> TiffHeader:
+    """Read and check the one directory."""
+    tags = read_directory(data, _WANTED)
+    if tags.next_offset:
+        raise MultiFrameImage("the TIFF holds more than one page", details={"next_offset": tags.next_offset})
+    samples = tags.one(SAMPLES, 1)
+    photometric, compression = tags.one(PHOTOMETRIC), tags.one(COMPRESSION, PLAIN)
+    if compression not in _COMPRESSIONS:
+        name = _OTHER_COMPRESSIONS.get(compression, f"number {compression}")
+        raise UnsupportedMedia(
+            f"a TIFF with {name} compression; plain, LZW, deflate and PackBits are read",
+            details={"compression": compression},
+        )
+    if photometric not in _COLOUR_SAMPLES:
+        raise UnsupportedMedia(
+            f"a TIFF of colour space {photometric}; gray, RGB, palette and CMYK are read",
+            details={"photometric": photometric},
+        )
+    if not _COLOUR_SAMPLES[photometric] <= samples <= _MAX_SAMPLES:
+        raise BadImage(
+            f"{samples} samples per pixel in colour space {photometric}",
+            details={"samples": samples, "photometric": photometric},
+        )
+    if tags.one(FILL_ORDER, 1) != 1:
+        raise UnsupportedMedia("a TIFF whose bits are stored backwards (FillOrder 2)")
+    bits, sample_format = _sample_type(tags, samples, photometric)
+    predictor = tags.one(PREDICTOR, 1) if compression in (LZW, DEFLATE, OLD_DEFLATE) else 1
+    _check_predictor(predictor, bits, sample_format)
+    orientation, notes = checked_orientation(tags.one(ORIENTATION, 1))
+    width, height = tags.one(WIDTH), tags.one(HEIGHT)
+    header = TiffHeader(
+        source=SourceInfo("tiff", _mode(photometric, sample_format, bits, tags, samples), width, height, bits),
+        channels=samples,
+        orientation=orientation,
+        notes=(*notes, *_notes(photometric)),
+        order=tags.order,
+        sample_format=sample_format,
+        compression=compression,
+        photometric=photometric,
+        planar=samples > 1 and tags.one(PLANAR, 1) == 2,
+        predictor=predictor,
+        extra=tags.values.get(EXTRA_SAMPLES, ())[: samples - _COLOUR_SAMPLES[photometric]],
+        colormap=_colormap(tags, bits) if photometric == PALETTE else (),
+        tiled=TILE_WIDTH in tags.values,
+        block_height=_block_height(tags, height),
+        block_width=tags.one(TILE_WIDTH) if TILE_WIDTH in tags.values else width,
+        blocks=_blocks(tags),
+    )
+    _check_blocks(header, len(data))
+    return header
+
+
+def _sample_type(tags: Directory, samples: int, photometric: int) -> tuple[int, int]:
+    all_bits, all_formats = set(tags.values.get(BITS, (1,))), set(tags.values.get(SAMPLE_FORMAT, (UNSIGNED,)))
+    if len(all_bits) != 1 or len(all_formats) != 1:
+        raise UnsupportedMedia("a TIFF whose samples differ in bits or type", details={"bits": [*sorted(all_bits)]})
+    bits, sample_format = all_bits.pop(), all_formats.pop()
+    sample_format = UNSIGNED if sample_format == 4 else sample_format  # 4: "undefined", read as unsigned
+    allowed = bits in _DEPTHS.get(sample_format, ())
+    if photometric == PALETTE:
+        allowed = bits in (1, 2, 4, 8) and sample_format == UNSIGNED
+    elif photometric == INK:
+        allowed = bits == 8 and sample_format == UNSIGNED
+    elif photometric == MIN_IS_WHITE:
+        allowed = allowed and sample_format == UNSIGNED and bits <= 16
+    if not allowed or (bits < 8 and samples > 1):
+        raise UnsupportedMedia(
+            f"a TIFF with {samples} samples of {bits} bits, type {sample_format}, in colour space {photometric}",
+            details={"bits": bits, "sample_format": sample_format, "photometric": photometric},
+        )
+    return bits, sample_format
+
+
+def _check_predictor(predictor: int, bits: int, sample_format: int) -> None:
+    fits = {1: True, 2: bits >= 8 and sample_format != FLOAT, 3: sample_format == FLOAT}
+    if not fits.get(predictor, False):
+        raise UnsupportedMedia(
+            f"a TIFF with predictor {predictor} on samples of {bits} bits",
+            details={"predictor": predictor, "bits": bits},
+        )
+
+
+def _mode(photometric: int, sample_format: int, bits: int, tags: Directory, samples: int) -> str:
+    if photometric in (MIN_IS_WHITE, MIN_IS_BLACK) and samples == 1:
+        if sample_format == FLOAT:
+            return "F"
+        if bits == 16 and sample_format == UNSIGNED:
+            return "I;16"
+        if bits > 8 or sample_format == SIGNED:
+            return "I"
+        return "1" if bits == 1 else "L"
+    alpha = any(kind in (PREMULTIPLIED, STRAIGHT) for kind in tags.values.get(EXTRA_SAMPLES, ())[:1])
+    name = {RGB: "RGB", PALETTE: "P", INK: "CMYK"}.get(photometric, "L")
+    return name + ("A" if alpha else "")
+
+
+def _notes(photometric: int) -> tuple[Note, ...]:
+    if photometric == MIN_IS_WHITE:
+        return (Note("inverted", "the TIFF says that 0 is white; its samples were inverted once"),)
+    return ()
+
+
+def _colormap(tags: Directory, bits: int) -> tuple[int, ...]:
+    colours = tags.values.get(COLORMAP, ())
+    if len(colours) != 3 * 2**bits:
+        raise BadImage(
+            f"a palette of {len(colours)} values, {3 * 2**bits} are needed", details={"values": len(colours)}
+        )
+    return colours
+
+
+def _block_height(tags: Directory, height: int) -> int:
+    block = tags.one(TILE_HEIGHT) if TILE_WIDTH in tags.values else min(tags.one(ROWS_PER_STRIP, height), height)
+    if block < 1 and height > 0:
+        raise BadImage(f"strips or tiles of {block} rows", details={"rows": block})
+    return max(block, 1)
+
+
+def _blocks(tags: Directory) -> tuple[tuple[int, int], ...]:
+    tiled = TILE_WIDTH in tags.values
+    offsets = tags.values.get(TILE_OFFSETS if tiled else STRIP_OFFSETS, ())
+    counts = tags.values.get(TILE_COUNTS if tiled else STRIP_COUNTS, ())
+    if not offsets or len(offsets) != len(counts):
+        raise BadImage(
+            f"{len(offsets)} strip or tile offsets and {len(counts)} byte counts",
+            details={"offsets": len(offsets), "counts": len(counts)},
+        )
+    return tuple(zip(offsets, counts, strict=True))
+
+
+def _check_blocks(header: TiffHeader, size: int) -> None:
+    width, height = header.source.width_px, header.source.height_px
+    if header.tiled and not 1 <= header.block_width <= 2**16:
+        raise BadImage(f"tiles of {header.block_width} columns", details={"columns": header.block_width})
+    if header.tiled and header.block_height > 2**16:
+        raise BadImage(f"tiles of {header.block_height} rows", details={"rows": header.block_height})
+    across = -(-width // header.block_width) if header.tiled else 1
+    needed = across * -(-height // header.block_height) * (header.channels if header.planar else 1)
+    if len(header.blocks) != needed:
+        raise BadImage(
+            f"{len(header.blocks)} strips or tiles, {needed} are needed for {width} x {height} pixels",
+            details={"blocks": len(header.blocks), "needed": needed},
+        )
+    total = sum(count for _, count in header.blocks)
+    for offset, count in header.blocks:
+        if offset + count > size:
+            raise TruncatedImage(
+                f"the TIFF is cut: a strip or tile ends at byte {offset + count} of {size}",
+                details={"end": offset + count, "bytes": size},
+            )
+    if total > size:
+        raise BadImage(
+            f"strips or tiles of {total} bytes share the {size} bytes of the file",
+            details={"block_bytes": total, "bytes": size},
+        )

@@ -1,0 +1,1 @@
+"""Preprocessing as data: tagged steps, one reference implementation, one fast one."""
