@@ -1,0 +1,1 @@
+"""Model frameworks behind one seam: a runtime opens a file as a session; a session runs batches."""

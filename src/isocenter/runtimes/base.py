@@ -1,0 +1,58 @@
+"""The seam between the engine and every model framework."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from isocenter.core.tensor import Tensors, TensorSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOptions:
+    """How one instance runs. Precision is always stated, never inherited from a framework's default."""
+
+    precision: str = "fp32"
+    device: str = "cpu"
+    threads: int = 1
+    options: dict[str, str | int | float | bool] = field(default_factory=dict)
+    """Named options of that runtime; an unknown name is an error."""
+
+
+class Session(Protocol):
+    """A loaded artifact in a runtime on a device. Used by one thread at a time."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs without their batch axis."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Outputs without their batch axis."""
+        ...
+
+    def run(self, batch: Tensors) -> Tensors:
+        """Run one batch: arrays with items along axis 0, in and out. Blocks; releases the GIL where it computes."""
+        ...
+
+    def close(self) -> None:
+        """Free what the session holds. Calling it twice is harmless."""
+        ...
+
+
+class Runtime(Protocol):
+    """A framework that can open model files."""
+
+    @property
+    def name(self) -> str:
+        """The word that a manifest uses under `runtime.kind`."""
+        ...
+
+    def open(self, file: Path, options: SessionOptions) -> Session:
+        """Load a file for one instance.
+
+        Raises:
+            MissingExtra: the framework is not installed.
+            BadManifest: the file cannot be loaded, or an option or precision is not supported.
+        """
+        ...

@@ -1,0 +1,141 @@
+"""Who is next, who is gone."""
+
+import asyncio
+import math
+import random
+
+import pytest
+
+from isocenter.core.deadline import Deadline
+from isocenter.core.reply import Reply
+from isocenter.core.request import Request, Result
+from isocenter.engine.batch_policy import Waiting
+from isocenter.engine.queue import STALE_KEYS, Entry, RequestQueue
+
+
+def put(queue: RequestQueue, name: str, *, now_s: float = 0.0, at_s: float = math.inf, priority: int = 0) -> Entry:
+    reply: Reply[Result] = Reply(asyncio.get_running_loop())
+    return queue.put(Request(name, {}, Deadline(at_s), priority), reply, now_s=now_s)
+
+
+def names(entries: list[Entry]) -> list[str]:
+    return [entry.request.id for entry in entries]
+
+
+async def test_order_is_priority_then_deadline_then_arrival() -> None:
+    queue = RequestQueue(10)
+    put(queue, "late", at_s=9.0)
+    put(queue, "never")
+    put(queue, "never, second")
+    put(queue, "urgent", priority=-1)
+    put(queue, "soon", at_s=5.0)
+    put(queue, "background", at_s=1.0, priority=1)
+    assert names(queue.take(4)[0]) == ["urgent", "soon", "late", "never"]
+    assert names(queue.take(4)[0]) == ["never, second", "background"]
+    assert queue.take(1) == ([], [])
+
+
+async def test_it_is_full_at_its_limit() -> None:
+    queue = RequestQueue(2)
+    put(queue, "a")
+    seen = [queue.full]
+    put(queue, "b")
+    seen.append(queue.full)
+    queue.take(1)
+    seen.append(queue.full)
+    assert seen == [False, True, False]
+
+
+async def test_the_expired_leave_and_are_named() -> None:
+    queue = RequestQueue(10)
+    put(queue, "a", at_s=5.0)
+    put(queue, "b", at_s=7.0)
+    put(queue, "c")
+    assert queue.expire(4.9) == []
+    assert names(queue.expire(5.0)) == ["a"]
+    assert names(queue.expire(99.0)) == ["b"]
+    assert names(queue.take(9)[0]) == ["c"]
+
+
+async def test_one_who_left_is_gone_once() -> None:
+    queue = RequestQueue(10)
+    entry = put(queue, "a", at_s=5.0)
+    assert queue.discard(entry)
+    assert not queue.discard(entry)
+    assert (len(queue), queue.expire(99.0), queue.take(1)) == (0, [], ([], []))
+
+
+async def test_taking_passes_over_those_who_left_a_moment_ago() -> None:
+    queue = RequestQueue(10)
+    entries = [put(queue, name) for name in "abcd"]
+    entries[1].reply.fail(TimeoutError())
+    entries[1].reply._future.exception()
+    taken, abandoned = queue.take(3)
+    assert (names(taken), names(abandoned)) == (["a", "c", "d"], ["b"])
+
+
+async def test_the_policy_sees_the_oldest_and_the_earliest_of_those_still_there() -> None:
+    queue = RequestQueue(10)
+    assert queue.waiting() == Waiting(0, math.inf, math.inf)
+    first = put(queue, "a", now_s=1.0, at_s=5.0)
+    put(queue, "b", now_s=2.0, at_s=4.0)
+    put(queue, "c", now_s=3.0)
+    assert queue.waiting() == Waiting(3, 1.0, 4.0)
+    queue.take(1)
+    assert queue.waiting() == Waiting(2, 1.0, 5.0)
+    queue.discard(first)
+    assert queue.waiting() == Waiting(1, 3.0, math.inf)
+
+
+async def test_clearing_hands_back_everyone() -> None:
+    queue = RequestQueue(10)
+    put(queue, "a", at_s=5.0)
+    put(queue, "b", priority=-1)
+    assert names(queue.clear()) == ["a", "b"]
+    assert queue.waiting() == Waiting(0, math.inf, math.inf)
+
+
+async def test_keys_of_the_departed_do_not_pile_up() -> None:
+    queue = RequestQueue(10)
+    put(queue, "patient", at_s=1e9, priority=9)
+    for n in range(10_000):
+        queue.discard(put(queue, "hasty", at_s=2e9 + n, priority=10))
+    assert len(queue._order) <= STALE_KEYS + 3
+    assert len(queue._deadlines) <= STALE_KEYS + 3
+    assert names(queue.take(9)[0]) == ["patient"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_it_agrees_with_a_sorted_list(seed: int) -> None:
+    chance = random.Random(seed)
+    queue = RequestQueue(10_000)
+    there: dict[int, Entry] = {}
+    for now in range(300):
+        now_s = float(now)
+        match chance.choice(["put", "put", "put", "take", "discard", "expire"]):
+            case "put":
+                at_s = chance.choice([math.inf, now_s + chance.randrange(1, 50)])
+                entry = put(queue, str(now), now_s=now_s, at_s=at_s, priority=chance.randrange(3))
+                there[entry.arrival] = entry
+            case "take":
+                size = chance.randrange(1, 5)
+                key = lambda e: (e.request.priority, e.request.deadline.at_s, e.arrival)  # noqa: E731
+                expected = sorted(there.values(), key=key)[:size]
+                assert queue.take(size) == (expected, [])
+                for entry in expected:
+                    del there[entry.arrival]
+            case "discard" if there:
+                entry = there.pop(chance.choice(list(there)))
+                assert queue.discard(entry)
+            case "expire":
+                gone = {e.arrival for e in there.values() if e.request.deadline.expired(now_s)}
+                assert {e.arrival for e in queue.expire(now_s)} == gone
+                there = {arrival: entry for arrival, entry in there.items() if arrival not in gone}
+        oldest_s = min((e.enqueued_at_s for e in there.values()), default=math.inf)
+        earliest_s = min((e.request.deadline.at_s for e in there.values()), default=math.inf)
+        assert queue.waiting() == Waiting(len(there), oldest_s, earliest_s)
+
+
+def test_a_queue_without_room_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1 item, not 0"):
+        RequestQueue(0)
