@@ -1,0 +1,1 @@
+"""Translation only: the outside world to use cases and back."""

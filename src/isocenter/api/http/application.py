@@ -1,0 +1,86 @@
+"""The HTTP application: routes, error answers, and the gate in front."""
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from isocenter import __version__
+from isocenter.api.http.gate import Gate
+from isocenter.api.http.information import model_routes, probe_routes
+from isocenter.api.http.predict import PredictEndpoint, predict_routes
+from isocenter.api.http.problems import problem, problem_response
+from isocenter.core.clock import Clock
+from isocenter.core.errors import IsocenterError
+from isocenter.core.events import Observer
+from isocenter.imaging.limits import ImageLimits
+from isocenter.repository.repository import Repository
+from isocenter.serving.health import Door, HealthCheck
+from isocenter.serving.predict import Predict
+from isocenter.telemetry.metrics import Metrics
+
+_DESCRIPTION = "Serves medical-image models inside a deadline. Every refusal names the measured value and the limit."
+
+
+def build_http(
+    *,
+    predict: Predict,
+    repository: Repository,
+    health: HealthCheck,
+    door: Door,
+    metrics: Metrics,
+    limits: ImageLimits,
+    clock: Clock,
+    observer: Observer,
+    logger: logging.Logger,
+) -> ASGIApp:
+    """Put the application together."""
+    app = FastAPI(title="Isocenter", version=__version__, description=_DESCRIPTION, redoc_url=None)
+    endpoint = PredictEndpoint(predict, max_bytes=limits.max_bytes, clock=clock, observer=observer)
+    app.include_router(predict_routes(endpoint))
+    app.include_router(probe_routes(health, metrics))
+    app.include_router(model_routes(repository, limits))
+    app.add_exception_handler(IsocenterError, _typed)
+    app.add_exception_handler(HTTPException, _framework)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.openapi = lambda: _schema(app)  # type: ignore[method-assign]
+    return Gate(app, direct={"/predict": endpoint}, door=door, clock=clock, logger=logger, observer=observer)
+
+
+def _schema(app: FastAPI) -> dict[str, Any]:
+    """The description without the framework's own 422: here a malformed parameter is a 400 in our shape."""
+    if not app.openapi_schema:
+        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        for path, methods in schema["paths"].items():
+            for operation in methods.values():
+                if path != "/predict" and operation["responses"].pop("422", None):
+                    operation["responses"]["400"] = dict(operation["responses"]["404"], description="Bad Request")
+        app.openapi_schema = schema
+    return app.openapi_schema
+
+
+async def _typed(_: Request, error: Exception) -> Response:
+    assert isinstance(error, IsocenterError)
+    return problem(error)
+
+
+async def _framework(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return problem_response("not_found", "there is nothing at this path; see /docs")
+    if error.status_code == 405:
+        headers = dict(error.headers or {})
+        return problem_response("method_not_allowed", f"{request.method} is not possible here", headers=headers)
+    return problem_response("bad_request", str(error.detail))
+
+
+async def _validation(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return problem_response("bad_request", f"{where}: {first['msg']}")

@@ -1,0 +1,143 @@
+"""`POST /predict`."""
+
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from isocenter.api.http.body import FIELDS, check_length, read_image
+from isocenter.api.http.gate import REQUEST_ID, STARTED_S
+from isocenter.api.http.problems import problem
+from isocenter.api.http.schemas import PredictionShape, ProblemShape
+from isocenter.core.clock import Clock
+from isocenter.core.deadline import Deadline
+from isocenter.core.errors import BadRequest, IsocenterError
+from isocenter.core.events import Answered, Observer
+from isocenter.serving.predict import Predict, Prediction
+
+_IMAGE = {"type": "string", "format": "binary"}
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": {"type": "object", "properties": dict.fromkeys(FIELDS, _IMAGE)}},
+            "application/octet-stream": {"schema": _IMAGE},
+        },
+    },
+    "parameters": [
+        {"name": "model", "in": "query", "schema": {"type": "string"}, "description": "Needed if several are served."},
+        {"name": "version", "in": "query", "schema": {"type": "integer"}, "description": "The highest if not given."},
+        {
+            "name": "X-Timeout-Ms",
+            "in": "header",
+            "schema": {"type": "number"},
+            "description": "How long the answer is of use; the model's own timeout if not given.",
+        },
+        {"name": "X-Request-ID", "in": "header", "schema": {"type": "string"}, "description": "Echoed in the answer."},
+    ],
+}
+_MAX_TIMEOUT_MS = 3_600_000.0
+
+
+class PredictEndpoint:
+    """One image in a request to one answer, or one problem."""
+
+    def __init__(self, predict: Predict, *, max_bytes: int, clock: Clock, observer: Observer) -> None:
+        self._predict = predict
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._observer = observer
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one request. Every typed error is a response; nothing is raised for what a caller sent."""
+        scope = request.scope
+        started_s: float = scope[STARTED_S]
+        model: str | None = None
+        version: int | None = None
+        try:
+            headers = request.headers
+            check_length(headers.get("content-length"), self._max_bytes)
+            model, version = _which(request)
+            deadline = _deadline(headers.get("x-timeout-ms"), started_s)
+            image = await read_image(request.stream(), headers.get("content-type"), max_bytes=self._max_bytes)
+            received_s = self._clock.now_s()
+            found = await self._predict(
+                image,
+                request_id=scope[REQUEST_ID],
+                model=model,
+                version=version,
+                deadline=deadline,
+                arrived_s=started_s,
+            )
+        except IsocenterError as error:
+            meant = self._predict.meant_by(model, version)
+            self._observer.observe(Answered("predict", *meant, error.code, self._clock.now_s() - started_s, {}))
+            return problem(error)
+        except ClientDisconnect:
+            # Nobody is there to read it; the server drops it.
+            return Response(status_code=499)
+        total_s = self._clock.now_s() - started_s
+        stages_s = {"receive": received_s - started_s, **found.stages_s}
+        self._observer.observe(Answered("predict", found.model, found.version, "ok", total_s, stages_s))
+        return Response(_encode(found, scope[REQUEST_ID], total_s, stages_s), media_type="application/json")
+
+
+def predict_routes(endpoint: PredictEndpoint) -> APIRouter:
+    """The route as the manual shows it."""
+    router = APIRouter(tags=["predict"])
+    problems: dict[int | str, dict[str, Any]] = {
+        status: {"model": ProblemShape} for status in (400, 404, 413, 415, 422, 429, 503, 504)
+    }
+
+    @router.post("/predict", response_model=PredictionShape, responses=problems, openapi_extra=_BODY)
+    async def predict_image(request: Request) -> Response:
+        """Classify one image: a form with the field `image` or `file`, or the image itself as the body."""
+        return await endpoint(request)
+
+    return router
+
+
+def _encode(found: Prediction, request_id: str, total_s: float, stages_s: dict[str, float]) -> bytes:
+    return orjson.dumps(
+        {
+            "prediction": found.label,
+            "confidence": found.confidence,
+            "latency_ms": round(total_s * 1e3, 3),
+            "probabilities": found.probabilities,
+            "model": found.model,
+            "version": found.version,
+            "request_id": request_id,
+            "timings_ms": {stage: round(seconds * 1e3, 3) for stage, seconds in stages_s.items()},
+            "warnings": [{"code": note.code, "message": note.message} for note in found.warnings],
+        }
+    )
+
+
+def _which(request: Request) -> tuple[str | None, int | None]:
+    if not request.scope["query_string"]:
+        return None, None
+    unknown = sorted(set(request.query_params) - {"model", "version"})
+    if unknown:
+        raise BadRequest(f"unknown query parameter {unknown[0][:64]!r}; there are model and version")
+    version = request.query_params.get("version")
+    if version is None:
+        return request.query_params.get("model"), None
+    if not (version.isascii() and version.isdecimal() and len(version) <= 9):
+        raise BadRequest(f"version {version[:64]!r} is not a whole number")
+    return request.query_params.get("model"), int(version)
+
+
+def _deadline(timeout_ms: str | None, started_s: float) -> Deadline | None:
+    if timeout_ms is None:
+        return None
+    try:
+        value = float(timeout_ms)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value <= _MAX_TIMEOUT_MS:
+        raise BadRequest(
+            f"X-Timeout-Ms is {timeout_ms[:64]!r}; it must be a number of milliseconds above 0 and up to 3600000"
+        )
+    return Deadline.after(value / 1e3, now_s=started_s)

@@ -1,0 +1,182 @@
+"""`model.yaml`: what a model needs and promises. Plain data; nothing in it is ever evaluated."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from isocenter.core.errors import BadManifest
+from isocenter.imaging.transforms.accepts import Accepts
+from isocenter.imaging.transforms.steps import Steps
+
+MODEL_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
+
+
+class Part(BaseModel):
+    """A section of the manifest: immutable, and a typo in a key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class RuntimePart(Part):
+    """Which framework runs which file, in which precision."""
+
+    kind: str
+    file: str
+    """Relative to the version's folder; it may not leave it."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    precision: Literal["fp32"] = "fp32"
+    options: dict[str, str | int | float | bool] = {}
+
+    @field_validator("file")
+    @classmethod
+    def _inside_the_folder(cls, file: str) -> str:
+        path = Path(file)
+        if path.is_absolute() or ".." in path.parts or not file:
+            raise ValueError(f"runtime.file {file!r} must lie inside the version's folder")
+        return file
+
+
+class InputPart(Part):
+    """What a caller sends and which tensor it becomes."""
+
+    kind: Literal["image2d"]
+    tensor: str
+    accepts: Accepts = Accepts()
+
+
+class OutputPart(Part):
+    """What the output tensor means. The activation is declared, never guessed from the values."""
+
+    tensor: str
+    activation: Literal["softmax", "sigmoid", "none"]
+    labels: Annotated[list[str | int], Field(min_length=1)]
+    """One a value of the output, in its order; a whole number is answered as a number."""
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, labels: list[str | int]) -> list[str | int]:
+        if len({str(label) for label in labels}) != len(labels):
+            raise ValueError(f"labels repeat: {labels}")
+        return labels
+
+
+class BatchingPart(Part):
+    """How requests are gathered. Sizes count items."""
+
+    max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 8
+    preferred_batch_sizes: list[int] = []
+    max_queue_delay_ms: Annotated[float, Field(ge=0, le=10_000)] = 2.0
+    max_queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        sizes = self.preferred_batch_sizes
+        if sizes != sorted(set(sizes)) or any(not 1 <= size <= self.max_batch_size for size in sizes):
+            raise ValueError(f"preferred_batch_sizes {sizes} must rise from 1 to max_batch_size {self.max_batch_size}")
+        return self
+
+
+class InstancesPart(Part):
+    """How many sessions run side by side, where, and with how many threads each."""
+
+    count: Annotated[int, Field(ge=1, le=64)] = 1
+    device: str = "cpu"
+    threads: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
+    """`auto`: the usable cores, shared out over the instances."""
+
+
+class SloPart(Part):
+    """What is promised, and how long a caller waits who does not say."""
+
+    p95_ms: Annotated[float, Field(gt=0)] | None = None
+    timeout_ms: Annotated[float, Field(gt=0, le=3_600_000)] = 10_000.0
+
+
+class GoldenPart(Part):
+    """|out - ref| <= absolute + relative * |ref|, and at most `misses_per_million` values may miss it."""
+
+    absolute: Annotated[float, Field(gt=0)] = 1e-3
+    relative: Annotated[float, Field(ge=0)] = 1e-3
+    misses_per_million: Annotated[int, Field(ge=0)] = 100
+
+
+class Manifest(Part):
+    """One version of one model."""
+
+    schema_: Annotated[Literal[1], Field(alias="schema")]
+    name: str
+    version: Annotated[int, Field(ge=1)]
+    title: str = ""
+    description: str = ""
+    task: Literal["classification"]
+    license: str = ""
+    runtime: RuntimePart
+    input: InputPart
+    transforms: Annotated[Steps, Field(strict=False)]
+    output: OutputPart
+    batching: BatchingPart = BatchingPart()
+    instances: InstancesPart = InstancesPart()
+    slo: SloPart = SloPart()
+    golden: GoldenPart = GoldenPart()
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not MODEL_NAME.fullmatch(name):
+            raise ValueError(f"name {name!r}: lower-case letters, digits, '.', '_' and '-' only")
+        return name
+
+
+def read_manifest(file: Path) -> Manifest:
+    """Read and check one `model.yaml`.
+
+    Raises:
+        BadManifest: missing, not YAML, or not what a manifest holds; the message names the key and what was meant.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadManifest(f"cannot read {_shown(file)}: {error}") from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadManifest(f"{_shown(file)} is not YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise BadManifest(f"{_shown(file)} must hold a mapping, not {type(data).__name__}")
+    try:
+        return Manifest.model_validate(data)
+    except ValidationError as error:
+        problems = [_sentence(problem) for problem in error.errors(include_url=False, include_context=False)]
+        raise BadManifest(f"{_shown(file)}: {'; '.join(problems)}", details={"problems": list(problems)}) from error
+
+
+def _shown(file: Path) -> str:
+    return str(Path(*file.parts[-3:]))
+
+
+def _sentence(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        return f"{where}: {problem['msg']}"
+    key = str(problem["loc"][-1])
+    near = difflib.get_close_matches(key, _known_keys(), n=1)
+    return f"{where}: unknown key{f' (did you mean {near[0]!r}?)' if near else ''}"
+
+
+def _known_keys() -> list[str]:
+    parts: tuple[type[BaseModel], ...] = (
+        Manifest,
+        RuntimePart,
+        InputPart,
+        OutputPart,
+        BatchingPart,
+        InstancesPart,
+        SloPart,
+        GoldenPart,
+        Accepts,
+    )
+    return sorted({field.alias or name for part in parts for name, field in part.model_fields.items()})

@@ -1,0 +1,69 @@
+"""The models that are served, and which of them a request means."""
+
+from collections.abc import Iterator
+
+from isocenter.core.errors import BadRequest, UnknownModel, UnknownVersion
+from isocenter.engine.lifecycle import State
+from isocenter.repository.load import ServedModel
+
+
+class Repository:
+    """Served models by name and version. If a request names no version, the highest one answers."""
+
+    def __init__(self, *, default_model: str | None = None) -> None:
+        self._models: dict[str, dict[int, ServedModel]] = {}
+        self._default_model = default_model
+
+    def add(self, model: ServedModel) -> None:
+        """Take in one loaded version."""
+        self._models.setdefault(model.name, {})[model.version] = model
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        for versions in self._models.values():
+            yield from versions.values()
+
+    def versions(self, name: str) -> list[ServedModel]:
+        """Every version of one model, lowest first.
+
+        Raises:
+            UnknownModel: nothing here has that name.
+        """
+        versions = self._models.get(name)
+        if not versions:
+            raise UnknownModel(
+                f"no model is called {name[:64]!r}; there are {sorted(self._models)}",
+                details={"models": sorted(self._models)},
+            )
+        return [versions[number] for number in sorted(versions)]
+
+    def resolve(self, name: str | None = None, version: int | None = None) -> ServedModel:
+        """The version that answers.
+
+        Raises:
+            BadRequest: no model is named and several are here: which one is meant is never guessed.
+            UnknownModel, UnknownVersion: what is named is not here.
+        """
+        if name is None:
+            name = self._default_model or self._only_model()
+        versions = self.versions(name)
+        if version is None:
+            return versions[-1]
+        for model in versions:
+            if model.version == version:
+                return model
+        numbers = [model.version for model in versions]
+        raise UnknownVersion(
+            f"model {name} has no version {version}; there are {numbers}", details={"versions": numbers}
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether there are models and each of them takes requests."""
+        models = list(self)
+        return bool(models) and all(model.engine.state is State.READY for model in models)
+
+    def _only_model(self) -> str:
+        if len(self._models) == 1:
+            return next(iter(self._models))
+        names = sorted(self._models)
+        raise BadRequest(f"several models are served: name one with ?model=, of {names}", details={"models": names})

@@ -1,0 +1,114 @@
+"""A few threads for decoding and preprocessing, with a bound on what may wait for them."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+
+from isocenter.core.clock import Clock
+from isocenter.core.deadline import Deadline
+from isocenter.core.errors import DeadlineExceeded, Overloaded
+from isocenter.core.reply import Reply
+
+T = TypeVar("T")
+
+
+class _Job(NamedTuple):
+    run: Callable[[], Any]
+    deadline: Deadline
+    reply: Reply[Any]
+
+
+class CpuPool:
+    """Runs functions that release the GIL. A job whose caller left or whose deadline passed is never started."""
+
+    def __init__(self, *, threads: int, max_waiting: int, clock: Clock) -> None:
+        self._clock = clock
+        self._max_waiting = max_waiting
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting = 0
+        self._busy_s = 0.0
+        self._count = threads
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def waiting(self) -> int:
+        """Jobs handed in and not answered yet, the running ones included."""
+        return self._waiting
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"isocenter-decode-{number}", daemon=True)
+            for number in range(self._count)
+        ]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join, 5.0)
+
+    async def run(self, function: Callable[[], T], deadline: Deadline) -> T:
+        """Run a function on a thread and give its answer or its exception.
+
+        Raises:
+            Overloaded: too many jobs wait already; `retry_after_s` is what they will take.
+            DeadlineExceeded: the deadline passed before a thread was free.
+        """
+        if self._loop is None:
+            raise RuntimeError("the pool is not started")
+        if self._waiting >= self._max_waiting:
+            raise Overloaded(
+                f"{self._waiting} images wait to be decoded, the limit is {self._max_waiting}",
+                details={"waiting": self._waiting, "limit": self._max_waiting},
+                retry_after_s=max(0.1, self._waiting * self._busy_s / self._count),
+            )
+        reply: Reply[T] = Reply(self._loop)
+        self._waiting += 1
+        self._jobs.put(_Job(function, deadline, reply))
+        return await reply.wait()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            started_s = self._clock.now_s()
+            if job.reply.settled:
+                outcome = _Outcome(None)
+            elif job.deadline.expired(started_s):
+                late = DeadlineExceeded("the deadline passed before the image could be decoded")
+                outcome = _Outcome(job.reply.fail, late)
+            else:
+                try:
+                    outcome = _Outcome(job.reply.settle, job.run())
+                except Exception as error:  # everything a job raises belongs to its caller
+                    outcome = _Outcome(job.reply.fail, error)
+                # A running mean, for Retry-After only: a lost update between threads does no harm.
+                self._busy_s += 0.1 * (self._clock.now_s() - started_s - self._busy_s)
+            self._hand_over(outcome)
+
+    def _hand_over(self, outcome: "_Outcome") -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._finish, outcome)
+        except RuntimeError:
+            # The loop is closed: the server is gone and nobody waits.
+            return
+
+    def _finish(self, outcome: "_Outcome") -> None:
+        self._waiting -= 1
+        if outcome.tell is not None:
+            outcome.tell(outcome.answer)
+
+
+class _Outcome(NamedTuple):
+    tell: Callable[[Any], bool] | None
+    """How to tell the caller; None if nobody waits."""
+    answer: Any = None

@@ -1,0 +1,157 @@
+"""Predict: one image in, one class with its probabilities out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from isocenter.core.clock import Clock
+from isocenter.core.deadline import Deadline
+from isocenter.core.errors import BadInput, Draining, NotReady, Overloaded
+from isocenter.core.events import Observer, Shed
+from isocenter.core.request import Request
+from isocenter.core.tensor import Array, FloatArray
+from isocenter.engine.lifecycle import State
+from isocenter.imaging.codecs.raster import decode
+from isocenter.imaging.image import Note
+from isocenter.imaging.limits import ImageLimits
+from isocenter.imaging.transforms import accepts
+from isocenter.repository.load import ServedModel
+from isocenter.repository.repository import Repository
+from isocenter.serving.cpu_pool import CpuPool
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer for one image."""
+
+    label: str | int
+    confidence: float
+    probabilities: dict[str, float]
+    model: str
+    version: int
+    warnings: tuple[Note, ...]
+    stages_s: dict[str, float]
+    """Seconds by stage, in the order in which they happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    tensor: FloatArray
+    notes: tuple[Note, ...]
+    started_s: float
+    decoded_s: float
+    ended_s: float
+
+
+class Predict:
+    """The use case. One line a stage; every refusal that an image can earn comes before any model time."""
+
+    def __init__(
+        self, repository: Repository, pool: CpuPool, *, limits: ImageLimits, clock: Clock, observer: Observer
+    ) -> None:
+        self._repository = repository
+        self._pool = pool
+        self._limits = limits
+        self._clock = clock
+        self._observer = observer
+
+    async def __call__(
+        self,
+        image: bytes,
+        *,
+        request_id: str,
+        model: str | None = None,
+        version: int | None = None,
+        deadline: Deadline | None = None,
+        arrived_s: float | None = None,
+    ) -> Prediction:
+        """Answer one image. Without a deadline, the model's own timeout counts from `arrived_s`, or else from now.
+
+        Raises:
+            BadInput: the image or the name of the model cannot be answered.
+            Refused: not now.
+            DeadlineExceeded: too late.
+            ModelFault: the model failed.
+        """
+        entered_s = self._clock.now_s()
+        served = self._repository.resolve(model, version)
+        _check_open(served)
+        if deadline is None:
+            deadline = Deadline.after(served.manifest.slo.timeout_ms / 1e3, now_s=arrived_s or entered_s)
+
+        try:
+            prepared = await self._pool.run(lambda: self._prepare(served, image), deadline)
+        except Overloaded:
+            self._observer.observe(Shed(served.name, served.version, "decode_full"))
+            raise
+        item = {served.manifest.input.tensor: prepared.tensor}
+        submitted_s = self._clock.now_s()
+        result = await served.engine.infer(Request(request_id, item, deadline))
+        answered_s = self._clock.now_s()
+        probabilities = activate(result.outputs[served.manifest.output.tensor], served.manifest.output.activation)
+
+        best = int(np.argmax(probabilities))
+        labels = served.manifest.output.labels
+        timings = result.timings
+        return Prediction(
+            label=labels[best],
+            confidence=float(probabilities[best]),
+            probabilities=dict(zip(map(str, labels), probabilities.tolist(), strict=True)),
+            model=served.name,
+            version=served.version,
+            warnings=prepared.notes,
+            stages_s={
+                "decode_wait": prepared.started_s - entered_s,
+                "decode": prepared.decoded_s - prepared.started_s,
+                "preprocess": prepared.ended_s - prepared.decoded_s,
+                "queue": timings.queue_s,
+                "infer": timings.service_s,
+                "hand_over": (submitted_s - prepared.ended_s)
+                + max(0.0, answered_s - submitted_s - timings.queue_s - timings.service_s),
+                "postprocess": self._clock.now_s() - answered_s,
+            },
+        )
+
+    def meant_by(self, model: str | None, version: int | None) -> tuple[str, int]:
+        """The name and version that a request means; an empty name and 0 if it means none that is served."""
+        try:
+            served = self._repository.resolve(model, version)
+        except BadInput:
+            return "", 0
+        return served.name, served.version
+
+    def _prepare(self, served: ServedModel, image: bytes) -> _Prepared:
+        """Bytes to the tensor that the model takes; runs on a decode thread."""
+        started_s = self._clock.now_s()
+        raster = decode(image, limits=self._limits)
+        noticed = accepts.check(served.manifest.input.accepts, raster)
+        decoded_s = self._clock.now_s()
+        prepared = served.pipeline(raster)
+        notes = (*raster.notes, *noticed, *(note for note in prepared.notes if note not in raster.notes))
+        return _Prepared(prepared.tensor, notes, started_s, decoded_s, self._clock.now_s())
+
+
+def activate(logits: Array, activation: str) -> npt.NDArray[np.float64]:
+    """Raw output values to probabilities, in float64.
+
+    >>> activate(np.array([1000.0, 1000.0]), "softmax").tolist()
+    [0.5, 0.5]
+    """
+    values = np.asarray(logits, dtype=np.float64).reshape(-1)
+    if activation == "softmax":
+        # Without the maximum taken off, exp() overflows on large logits.
+        exponents = np.exp(values - values.max())
+        return np.asarray(exponents / exponents.sum())
+    if activation == "sigmoid":
+        return np.asarray(0.5 * (1.0 + np.tanh(0.5 * values)))
+    return values
+
+
+def _check_open(served: ServedModel) -> None:
+    state = served.engine.state
+    if state is State.READY:
+        return
+    if state in (State.DRAINING, State.STOPPED):
+        raise Draining(f"model {served.name} is stopping", retry_after_s=1.0)
+    raise NotReady(f"model {served.name} is {state.value}", retry_after_s=1.0)

@@ -1,0 +1,115 @@
+"""Every setting of the server, composed here from the parts that obey them, read once from ISOCENTER_* variables."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from isocenter.core.errors import BadSettings
+
+PREFIX = "ISOCENTER_"
+DELIMITER = "__"
+
+
+class Group(BaseModel):
+    """A group of settings; unknown names are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HttpSettings(Group):
+    """The HTTP door."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. 0.0.0.0 opens the server to the network: it has no authentication of its own yet."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen on; 0 lets the system choose."""
+    backlog: Annotated[int, Field(ge=1)] = 2048
+    """Connections that may wait to be accepted."""
+    keep_alive_s: Annotated[float, Field(gt=0)] = 75.0
+    """How long an idle connection is kept."""
+
+
+class LimitSettings(Group):
+    """What an image may cost, checked before it is decoded."""
+
+    max_bytes: Annotated[int, Field(ge=1)] = 32 * 2**20
+    """Largest request body."""
+    max_pixels: Annotated[int, Field(ge=1)] = 64_000_000
+    """Largest image, in pixels, as its header announces it."""
+
+
+class DecodeSettings(Group):
+    """The pool that decodes and preprocesses."""
+
+    threads: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
+    """Decode threads; auto takes the usable cores."""
+    max_waiting: Annotated[int, Field(ge=1)] = 512
+    """Images that may wait to be decoded; more are shed with `overloaded`."""
+
+
+class DrainSettings(Group):
+    """How the server stops."""
+
+    bound_s: Annotated[float, Field(gt=0)] = 20.0
+    """Requests that are in are finished within this time; then the process ends."""
+    linger_s: Annotated[float, Field(ge=0)] = 1.0
+    """How long new requests are still told 503 with Retry-After, so that balancers notice, before the door is gone."""
+
+
+class Settings(BaseSettings):
+    """All settings. `ISOCENTER_HTTP__PORT=9000` sets `http.port`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter=DELIMITER,
+        frozen=True,
+        extra="forbid",
+        nested_model_default_partial_update=True,
+    )
+
+    models: Path = Path("models")
+    """The model repository."""
+    default_model: str | None = None
+    """The model that answers if a request names none and several are served."""
+    frontends: Annotated[int, Field(ge=0, le=256)] = 0
+    """HTTP processes beside the engine; 0 runs everything in one process."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level of a log line."""
+    http: HttpSettings = HttpSettings()
+    limits: LimitSettings = LimitSettings()
+    decode: DecodeSettings = DecodeSettings()
+    drain: DrainSettings = DrainSettings()
+
+
+def load_settings(**given: Any) -> Settings:
+    """Read the settings; what is given here wins over the environment. Groups may be given as partial mappings.
+
+    Raises:
+        BadSettings: an unknown ISOCENTER_* variable, or a value out of range.
+    """
+    unknown = [name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known_variables()]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0].upper(), known_variables(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise BadSettings(f"unknown settings: {', '.join(sorted(unknown))}{hint}")
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = DELIMITER.join(str(part) for part in first["loc"]).upper()
+        raise BadSettings(f"{PREFIX}{where}: {first['msg']} (got {first.get('input')!r})") from error
+
+
+def known_variables() -> list[str]:
+    """Every environment variable that is read."""
+    names = []
+    for name, field in Settings.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Group):
+            names += [f"{PREFIX}{name}{DELIMITER}{inner}".upper() for inner in kind.model_fields]
+        names.append(f"{PREFIX}{name}".upper())
+    return names

@@ -1,0 +1,51 @@
+"""Several observers as one."""
+
+import logging
+
+from isocenter.core.events import Answered, Event, Observer, StateChanged
+
+
+class Observers:
+    """Hands every event to each of them, in order."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def observe(self, event: Event) -> None:
+        """Hand one event on."""
+        for observer in self._observers:
+            observer.observe(event)
+
+
+class LogObserver:
+    """Writes the events that an operator reads: changes of state, and at debug level every answer."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._verbose = logger.isEnabledFor(logging.DEBUG)
+
+    def observe(self, event: Event) -> None:
+        """Write a line if the event is one of those."""
+        if isinstance(event, StateChanged):
+            extra = {"model": event.model, "version": event.version, "state": event.state}
+            self._logger.info("model_state", extra=extra)
+        elif self._verbose and isinstance(event, Answered):
+            extra = {"model": event.model, "version": event.version, "code": event.code}
+            self._logger.debug("answered", extra={**extra, "total_ms": round(event.total_s * 1e3, 3)})
+
+
+class MutedUntilReady:
+    """Passes on changes of state only, until warm-up is over: rehearsals are not requests."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._counting = False
+
+    def count(self) -> None:
+        """From now on, everything counts."""
+        self._counting = True
+
+    def observe(self, event: Event) -> None:
+        """Hand the event on, if it counts."""
+        if self._counting or isinstance(event, StateChanged):
+            self._observer.observe(event)

@@ -1,0 +1,141 @@
+"""The gate gives every request an id, keeps the door, and lets no exception out."""
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from isocenter.api.http.gate import Gate
+from isocenter.core.clock import ManualClock
+from isocenter.core.events import NullObserver
+from isocenter.serving.health import Door
+
+LOGGER = logging.getLogger("test-gate")
+
+
+async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+    await PlainTextResponse("hello")(scope, receive, send)
+
+
+async def ask(app: ASGIApp, path: str = "/predict", headers: list[tuple[bytes, bytes]] | None = None) -> list[Message]:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": path, "headers": headers or []}
+    await app(scope, receive, send)
+    return sent
+
+
+def gate(app: ASGIApp, door: Door) -> Gate:
+    return Gate(app, door=door, clock=ManualClock(), logger=LOGGER, observer=NullObserver())
+
+
+def headers_of(messages: list[Message]) -> dict[bytes, bytes]:
+    return dict(messages[0]["headers"])
+
+
+async def test_a_request_id_that_is_safe_to_log_is_kept() -> None:
+    sent = await ask(gate(hello, Door()), headers=[(b"x-request-id", b"abc-1.2:3_4")])
+
+    assert headers_of(sent)[b"x-request-id"] == b"abc-1.2:3_4"
+
+
+@pytest.mark.parametrize("unsafe", [b"", b"a b", b"a\nb", b"x" * 129, b"<script>", "ä".encode()])
+async def test_any_other_request_id_is_replaced(unsafe: bytes) -> None:
+    sent = await ask(gate(hello, Door()), headers=[(b"x-request-id", unsafe)])
+
+    assert headers_of(sent)[b"x-request-id"] != unsafe
+    assert len(headers_of(sent)[b"x-request-id"]) == 32
+
+
+async def test_a_closed_door_answers_503_with_a_time_to_come_back_and_closes_the_connection() -> None:
+    door = Door()
+    door.close()
+
+    sent = await ask(gate(hello, door))
+
+    assert sent[0]["status"] == 503
+    assert int(headers_of(sent)[b"retry-after"]) >= 1
+    assert headers_of(sent)[b"connection"] == b"close"
+    assert json.loads(sent[1]["body"])["error"]["code"] == "draining"
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/metrics"])
+async def test_probes_pass_a_closed_door(path: str) -> None:
+    door = Door()
+    door.close()
+
+    sent = await ask(gate(hello, door), path)
+
+    assert sent[0]["status"] == 200
+
+
+async def test_the_door_knows_when_the_last_one_has_left() -> None:
+    door = Door()
+    go_on = asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await go_on.wait()
+        await hello(scope, receive, send)
+
+    asking = asyncio.create_task(ask(gate(slow, door)))
+    await asyncio.sleep(0)
+    door.close()
+    assert door.inside == 1
+    emptied = asyncio.create_task(door.emptied())
+    await asyncio.sleep(0)
+    assert not emptied.done()
+
+    go_on.set()
+    await emptied
+
+    assert (await asking)[0]["status"] == 200
+    assert door.inside == 0
+
+
+async def test_an_unexpected_error_is_a_500_that_says_nothing_of_the_inside(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ValueError("patient name")
+
+    door = Door()
+
+    sent = await ask(gate(broken, door))
+
+    assert sent[0]["status"] == 500
+    assert json.loads(sent[1]["body"])["error"]["code"] == "internal"
+    assert b"patient" not in sent[1]["body"]
+    assert door.inside == 0
+
+
+async def test_a_direct_endpoint_takes_its_posts_and_leaves_the_rest_to_the_application() -> None:
+    async def direct(_: Request) -> Response:
+        return PlainTextResponse("direct")
+
+    app = Gate(
+        hello, direct={"/predict": direct}, door=Door(), clock=ManualClock(), logger=LOGGER, observer=NullObserver()
+    )
+
+    assert (await ask(app, "/predict"))[1]["body"] == b"direct"
+    assert (await ask(app, "/other"))[1]["body"] == b"hello"
+
+
+async def test_an_error_after_the_answer_began_sends_no_second_answer() -> None:
+    async def half(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ValueError
+
+    sent = await ask(gate(half, Door()))
+
+    assert [message["type"] for message in sent] == ["http.response.start"]

@@ -1,0 +1,104 @@
+"""A bounded pool: nothing is lost, nothing waits without limit, nobody who left is worked for."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+
+import pytest
+
+from isocenter.core.clock import ManualClock
+from isocenter.core.deadline import Deadline
+from isocenter.core.errors import DeadlineExceeded, Overloaded
+from isocenter.serving.cpu_pool import CpuPool
+
+NEVER = Deadline.never()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def pool(clock: ManualClock) -> AsyncIterator[CpuPool]:
+    async with CpuPool(threads=1, max_waiting=2, clock=clock) as pool:
+        yield pool
+
+
+class Blocker:
+    """A job that holds the pool's thread until it is let go."""
+
+    def __init__(self) -> None:
+        self.started = threading.Event()
+        self._go_on = threading.Event()
+
+    def __call__(self) -> str:
+        self.started.set()
+        assert self._go_on.wait(30)
+        return "done"
+
+    def let_go(self) -> None:
+        self._go_on.set()
+
+
+async def until_started(blocker: Blocker) -> None:
+    assert await asyncio.to_thread(blocker.started.wait, 30)
+
+
+async def test_an_answer_and_an_exception_both_reach_their_caller(pool: CpuPool) -> None:
+    def bad() -> None:
+        raise ZeroDivisionError
+
+    assert await pool.run(lambda: 7, NEVER) == 7
+    with pytest.raises(ZeroDivisionError):
+        await pool.run(bad, NEVER)
+    assert await pool.run(lambda: 8, NEVER) == 8
+    assert pool.waiting == 0
+
+
+async def test_work_runs_beside_the_loop_and_not_on_it(pool: CpuPool) -> None:
+    assert await pool.run(threading.get_ident, NEVER) != threading.get_ident()
+
+
+async def test_a_full_pool_refuses_at_once_with_both_figures(pool: CpuPool) -> None:
+    first, second = Blocker(), Blocker()
+    running = [asyncio.create_task(pool.run(job, NEVER)) for job in (first, second)]
+    await until_started(first)
+
+    with pytest.raises(Overloaded) as refusal:
+        await pool.run(lambda: None, NEVER)
+
+    assert refusal.value.details == {"waiting": 2, "limit": 2}
+    assert refusal.value.retry_after_s is not None
+    first.let_go()
+    second.let_go()
+    assert await asyncio.gather(*running) == ["done", "done"]
+
+
+async def test_a_job_whose_deadline_passed_while_waiting_is_never_started(pool: CpuPool, clock: ManualClock) -> None:
+    blocker, ran = Blocker(), []
+    running = asyncio.create_task(pool.run(blocker, NEVER))
+    late = asyncio.create_task(pool.run(lambda: ran.append(1), Deadline(5.0)))
+    await until_started(blocker)
+    clock.advance(6.0)
+    blocker.let_go()
+
+    with pytest.raises(DeadlineExceeded):
+        await late
+
+    assert await running == "done"
+    assert ran == []
+
+
+async def test_a_job_whose_caller_left_is_never_started_and_frees_its_place(pool: CpuPool) -> None:
+    blocker, ran = Blocker(), []
+    running = asyncio.create_task(pool.run(blocker, NEVER))
+    leaver = asyncio.create_task(pool.run(lambda: ran.append(1), NEVER))
+    await until_started(blocker)
+    leaver.cancel()
+    blocker.let_go()
+
+    assert await running == "done"
+    assert await pool.run(lambda: 1, NEVER) == 1
+    assert ran == []
+    assert pool.waiting == 0
