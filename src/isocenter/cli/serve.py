@@ -1,0 +1,71 @@
+"""`isocenter serve`: the server, until it is told to stop."""
+
+import sys
+from collections.abc import Coroutine
+from typing import Annotated, Any, Literal
+
+import typer
+
+from isocenter.cli.errors import Exit
+from isocenter.cli.options import ModelsFolder, settings_from
+
+
+def serve(
+    models: ModelsFolder = None,
+    host: Annotated[str | None, typer.Option(metavar="H", help="Address to listen on; else 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(metavar="P", help="Port, 0 lets the system choose; else 8000.")] = None,
+    frontends: Annotated[
+        int | None, typer.Option(metavar="N", help="HTTP processes beside the engine; else 0.")
+    ] = None,
+    default_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Answers if a request names none and several are served.")
+    ] = None,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"] | None,
+        typer.Option(metavar="LEVEL", help="debug, info, warning or error; else info."),
+    ] = None,
+) -> None:
+    """Serve every model of a repository over HTTP.
+
+    Each model is proven and warmed before the first request is taken. SIGTERM or Ctrl-C drains: what is in is
+    finished, then the process ends. What is not given here is read from ISOCENTER_* variables.
+    """
+    settings = settings_from(
+        models=models,
+        default_model=default_model,
+        frontends=frontends,
+        log_level=log_level,
+        http={"host": host, "port": port},
+    )
+    from isocenter.app import serve as serve_until_stopped
+    from isocenter.repository.layout import scan
+
+    count = len({folder.manifest.name for folder in scan(settings.models)})
+    if not _run(serve_until_stopped(settings, announce=lambda address: _announce(address, count))):
+        raise typer.Exit(Exit.NOT_ALL)
+
+
+def _run(main: Coroutine[Any, Any, bool]) -> bool:
+    try:
+        import uvloop
+    except ImportError:
+        import asyncio
+
+        return asyncio.run(main)
+    return uvloop.run(main)
+
+
+def _announce(address: str, models: int) -> None:
+    # Programs read the address from this line: `at (http://\S+)`.
+    line = f"Serving {models} model{'s' if models != 1 else ''} at {address} - POST /predict, docs at /docs"
+    if not sys.stderr.isatty():
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+        return
+    from rich.text import Text
+
+    from isocenter.cli.console import err
+
+    text = Text(line, style="green")
+    text.stylize("bold", line.index(address), line.index(address) + len(address))
+    err().print(text, soft_wrap=True)
