@@ -141,7 +141,7 @@ def tune_process() -> None:
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 4 * 2**20)
-        libc.mallopt(_M_TRIM_THRESHOLD, 64 * 2**20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 8 * 2**20)
 
 
 class _Server(uvicorn.Server):
@@ -170,6 +170,7 @@ def _uvicorn_config(http: ASGIApp, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         backlog=settings.http.backlog,
         timeout_keep_alive=int(max(1, settings.http.keep_alive_s)),
         timeout_graceful_shutdown=int(max(1, settings.drain.bound_s)),

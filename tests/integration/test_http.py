@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -179,6 +180,16 @@ async def test_the_schema_describes_every_route(client: httpx.AsyncClient) -> No
     predict = schema["paths"]["/predict"]["post"]
     assert set(predict["requestBody"]["content"]) == {"multipart/form-data", "application/octet-stream"}
     assert "422" in predict["responses"]
+
+
+async def test_the_interactive_description_asks_no_other_host(client: httpx.AsyncClient) -> None:
+    page = (await client.get("/docs")).text
+
+    linked = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(linked) >= 2
+    for link in linked:
+        assert link.startswith("/")
+        assert (await client.get(link)).status_code == 200
 
 
 async def test_callers_who_share_batches_get_their_own_answers(client: httpx.AsyncClient) -> None:

@@ -66,6 +66,19 @@ def _rebuild(
     return kind(message, details=details, retry_after_s=retry_after_s)
 
 
+def without_frames(error: IsocenterError) -> IsocenterError:
+    """The same error without tracebacks, its causes included.
+
+    A traceback holds the frames that raised, and these hold images: an answer that waits to be read, or a cycle that
+    waits for the garbage collector, would keep hundreds of megabytes alive.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error
+
+
 class BadInput(IsocenterError):
     """What was sent cannot be answered; the caller can mend it."""
 

@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from typing import TypeAlias
 
 from isocenter.core.clock import Clock
-from isocenter.core.errors import Draining, IsocenterError, RuntimeFault
+from isocenter.core.errors import Draining, IsocenterError, RuntimeFault, without_frames
 from isocenter.core.tensor import Tensors
 from isocenter.engine.batch import Answer, collate, make_buffers, scatter
 from isocenter.runtimes.base import Session
@@ -130,7 +130,7 @@ class Instance:
 
 def _as_fault(error: BaseException, batch_size: int) -> IsocenterError:
     if isinstance(error, IsocenterError):
-        return error.with_traceback(None)  # its frames hold the batch
+        return without_frames(error)  # they hold the batch
     kind = type(error).__name__
     # The message of a foreign error may quote the input, so only its kind goes out.
     return RuntimeFault(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
-from isocenter.core.errors import DeadlineExceeded, Overloaded
+from isocenter.core.errors import DeadlineExceeded, IsocenterError, Overloaded, without_frames
 from isocenter.core.reply import Reply
 
 T = TypeVar("T")
@@ -78,29 +78,37 @@ class CpuPool:
         return await reply.wait()
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            started_s = self._clock.now_s()
-            if job.reply.settled:
-                outcome = _Outcome(None)
-            elif job.deadline.expired(started_s):
-                late = DeadlineExceeded("the deadline passed before the image could be decoded")
-                outcome = _Outcome(job.reply.fail, late)
-            else:
-                try:
-                    outcome = _Outcome(job.reply.settle, job.run())
-                except Exception as error:  # everything a job raises belongs to its caller
-                    outcome = _Outcome(job.reply.fail, error)
-                # A running mean, for Retry-After only: a lost update between threads does no harm.
-                self._busy_s += 0.1 * (self._clock.now_s() - started_s - self._busy_s)
-            self._hand_over(outcome)
+        # A function of its own for one job, so that an idle thread holds nobody's image in its locals.
+        while self._serve_one():
+            pass
 
-    def _hand_over(self, outcome: "_Outcome") -> None:
+    def _serve_one(self) -> bool:
+        job = self._jobs.get()
+        return job is not None and self._hand_over(self._run_one(job))
+
+    def _run_one(self, job: _Job) -> "_Outcome":
+        started_s = self._clock.now_s()
+        if job.reply.settled:
+            return _Outcome(None)
+        if job.deadline.expired(started_s):
+            return _Outcome(job.reply.fail, DeadlineExceeded("the deadline passed before the image could be decoded"))
+        try:
+            outcome = _Outcome(job.reply.settle, job.run())
+        except IsocenterError as error:
+            outcome = _Outcome(job.reply.fail, without_frames(error))
+        except Exception as error:  # a defect of ours; it belongs to its caller all the same
+            outcome = _Outcome(job.reply.fail, error)
+        # A running mean, for estimates only: a lost update between threads does no harm.
+        self._busy_s += 0.1 * (self._clock.now_s() - started_s - self._busy_s)
+        return outcome
+
+    def _hand_over(self, outcome: "_Outcome") -> bool:
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(self._finish, outcome)
-        except RuntimeError:
-            # The loop is closed: the server is gone and nobody waits.
-            return
+        except RuntimeError:  # the loop is closed: the server is gone and nobody waits
+            return False
+        return True
 
     def _finish(self, outcome: "_Outcome") -> None:
         self._waiting -= 1

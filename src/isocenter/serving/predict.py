@@ -1,9 +1,7 @@
 """Predict: one image in, one class with its probabilities out."""
 
+import math
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
@@ -91,13 +89,13 @@ class Predict:
         answered_s = self._clock.now_s()
         probabilities = activate(result.outputs[served.manifest.output.tensor], served.manifest.output.activation)
 
-        best = int(np.argmax(probabilities))
+        best = max(range(len(probabilities)), key=probabilities.__getitem__)
         labels = served.manifest.output.labels
         timings = result.timings
         return Prediction(
             label=labels[best],
-            confidence=float(probabilities[best]),
-            probabilities=dict(zip(map(str, labels), probabilities.tolist(), strict=True)),
+            confidence=probabilities[best],
+            probabilities=dict(zip(map(str, labels), probabilities, strict=True)),
             model=served.name,
             version=served.version,
             warnings=prepared.notes,
@@ -132,19 +130,23 @@ class Predict:
         return _Prepared(prepared.tensor, notes, started_s, decoded_s, self._clock.now_s())
 
 
-def activate(logits: Array, activation: str) -> npt.NDArray[np.float64]:
-    """Raw output values to probabilities, in float64.
+def activate(logits: Array, activation: str) -> list[float]:
+    """Raw output values to probabilities, in double precision.
 
-    >>> activate(np.array([1000.0, 1000.0]), "softmax").tolist()
+    >>> import numpy as np
+    >>> activate(np.array([1000.0, 1000.0]), "softmax")
     [0.5, 0.5]
     """
-    values = np.asarray(logits, dtype=np.float64).reshape(-1)
+    values: list[float] = logits.reshape(-1).tolist()
+    # Plain floats: for a handful of values, numpy's calls would cost more than the arithmetic.
     if activation == "softmax":
         # Without the maximum taken off, exp() overflows on large logits.
-        exponents = np.exp(values - values.max())
-        return np.asarray(exponents / exponents.sum())
+        largest = max(values)
+        exponents = [math.exp(value - largest) for value in values]
+        total = math.fsum(exponents)
+        return [exponent / total for exponent in exponents]
     if activation == "sigmoid":
-        return np.asarray(0.5 * (1.0 + np.tanh(0.5 * values)))
+        return [0.5 * (1.0 + math.tanh(0.5 * value)) for value in values]
     return values
 
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import threading
+import weakref
 from collections.abc import AsyncIterator
 
 import pytest
 
 from isocenter.core.clock import ManualClock
 from isocenter.core.deadline import Deadline
-from isocenter.core.errors import DeadlineExceeded, Overloaded
+from isocenter.core.errors import BadImage, DeadlineExceeded, Overloaded
 from isocenter.serving.cpu_pool import CpuPool
 
 NEVER = Deadline.never()
@@ -102,3 +103,24 @@ async def test_a_job_whose_caller_left_is_never_started_and_frees_its_place(pool
     assert await pool.run(lambda: 1, NEVER) == 1
     assert ran == []
     assert pool.waiting == 0
+
+
+async def test_a_refusal_keeps_no_image_alive(pool: CpuPool) -> None:
+    class Pixels:
+        pass
+
+    alive: list[weakref.ref[Pixels]] = []
+
+    def decode() -> None:
+        pixels = Pixels()
+        alive.append(weakref.ref(pixels))
+        try:
+            raise OSError("a library's words")
+        except OSError as error:
+            raise BadImage("broken") from error
+
+    with pytest.raises(BadImage) as refusal:
+        await pool.run(decode, NEVER)
+
+    assert isinstance(refusal.value.__cause__, OSError)
+    assert alive[0]() is None

@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -40,7 +41,8 @@ def build_http(
     logger: logging.Logger,
 ) -> ASGIApp:
     """Put the application together."""
-    app = FastAPI(title="Isocenter", version=__version__, description=_DESCRIPTION, redoc_url=None)
+    # The page at /docs comes with its scripts: a browser in a hospital need not, and shall not, ask another host.
+    app = FastAPIOffline(title="Isocenter", version=__version__, description=_DESCRIPTION, redoc_url=None)
     endpoint = PredictEndpoint(predict, max_bytes=limits.max_bytes, clock=clock, observer=observer)
     app.include_router(predict_routes(endpoint))
     app.include_router(probe_routes(health, metrics))

@@ -1,35 +1,33 @@
-"""The banded matrices of `resample` as a few small dense blocks, which BLAS multiplies (without the GIL)."""
+"""The banded matrices of `resample` as stacks of small dense blocks, which BLAS multiplies (without the GIL).
+
+One call does a whole stack: with a call for each block, the decode threads would spend more time handing the GIL to
+one another than multiplying.
+"""
 
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from isocenter.core.tensor import Array, FloatArray
 from isocenter.imaging.transforms.resample import Axis, banded
 from isocenter.imaging.transforms.scratch import Scratch
 from isocenter.imaging.transforms.steps import Resize
 
-_CHUNK_FLOATS = 2**18  # 1 MB of converted rows at a time: about a second-level cache
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Target rows first..last are `weights` times source rows low..high."""
-
-    first: int
-    last: int
-    low: int
-    high: int
-    weights: FloatArray
+_CHUNK_FLOATS = 2**19  # 2 MB of gathered rows at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Bands:
-    """One axis in blocks; none of them if the axis keeps its size and only a part of it is shown."""
+    """One axis as B blocks of R target rows, each a mix of K source rows.
+
+    `weights` is float32 [B, R, K], `sources` int64 [B, K]; B is 0 if the axis keeps its size and a part of it is shown.
+    """
 
     axis: Axis
-    blocks: tuple[Block, ...]
+    weights: FloatArray
+    sources: npt.NDArray[np.int64]
 
     @property
     def length(self) -> int:
@@ -37,63 +35,53 @@ class Bands:
         shown = self.axis.shown
         return int(shown.stop) - int(shown.start)
 
+    @property
+    def padded(self) -> int:
+        """How many rows the blocks give; those after `length` mean nothing."""
+        return int(self.weights.shape[0] * self.weights.shape[1])
+
+
+def keep(axis: Axis) -> Bands:
+    """An axis whose samples are picked, not mixed."""
+    return Bands(axis, np.empty((0, 1, 1), np.float32), np.empty((0, 1), np.int64))
+
 
 def plan(axis: Axis, resize: Resize) -> Bands:
     """Cut the band into blocks: of 8 rows, or of 4 where shrinking makes the band wide."""
     if axis.source == axis.inner:
-        return Bands(axis, ())
+        return keep(axis)
     starts, taps = banded(axis, resize)
-    height = 8 if axis.source < 2.5 * axis.inner else 4
-    firsts = np.arange(0, len(starts), height)
-    lasts = np.minimum(firsts + height, len(starts))
-    lows, highs = starts[firsts], starts[lasts - 1] + taps.shape[1]
-    widths = highs - lows
-    ends = np.cumsum((lasts - firsts) * widths)
-    # All blocks lie one after the other in one array, filled by one scatter.
-    block = np.arange(len(starts)) // height
-    row_at = ends[block] - (lasts[block] - np.arange(len(starts))) * widths[block] + starts - lows[block]
-    flat = np.zeros(int(ends[-1]), np.float32)
-    flat[row_at[:, None] + np.arange(taps.shape[1])] = taps
-    return Bands(
-        axis,
-        tuple(
-            Block(first, last, low, high, flat[end - (last - first) * (high - low) : end].reshape(last - first, -1))
-            for first, last, low, high, end in zip(
-                firsts.tolist(), lasts.tolist(), lows.tolist(), highs.tolist(), ends.tolist(), strict=True
-            )
-        ),
-    )
+    rows = 8 if axis.source < 2.5 * axis.inner else 4
+    blocks = -(-len(starts) // rows)
+    firsts = starts[::rows]
+    lasts = starts[np.minimum(np.arange(1, blocks + 1) * rows, len(starts)) - 1]
+    reach = int((lasts - firsts).max()) + taps.shape[1]
+    # A block near the end would reach beyond the source; it starts earlier instead, with zeros before its band.
+    lows = np.clip(firsts, 0, max(0, axis.source - reach))
+    width = min(reach, axis.source)
+    weights = np.zeros((blocks * rows, width), np.float32)
+    columns = starts[:, None] - np.repeat(lows, rows)[: len(starts), None] + np.arange(taps.shape[1])
+    np.put_along_axis(weights[: len(starts)], columns, taps.astype(np.float32), axis=1)
+    return Bands(axis, weights.reshape(blocks, rows, width), lows[:, None] + np.arange(width))
 
 
 def vertical(source: Array, bands: Bands, scratch: Scratch, *, to_gray: bool) -> FloatArray:
     """Rows of HxW or HxWx3 samples resampled: float32 rows x (W * channels), colours still interleaved."""
-    shown = bands.axis.shown
     channels = 1 if source.ndim == 2 or to_gray else 3
     width = source.shape[1] * channels
-    out = scratch.take("rows", bands.length, width)
-    if not bands.blocks:
-        _floats(source[shown], scratch, to_gray=to_gray, out=out)
+    if not len(bands.weights):
+        out = scratch.take("rows", bands.length, width)
+        _floats(source[bands.axis.shown], scratch, to_gray=to_gray, out=out)
         return out
-    if source.dtype == np.float32 and not to_gray:
-        flat = source.reshape(len(source), width)
-        for block in bands.blocks:
-            np.matmul(block.weights, flat[block.low : block.high], out=out[block.first : block.last])
-        return out
-    reach = max(1, _CHUNK_FLOATS // width)
-    low = high = 0
-    chunk = out[:0]
-    for index, block in enumerate(bands.blocks):
-        if block.high > high:
-            low, high = block.low, block.high
-            for later in bands.blocks[index + 1 :]:
-                if later.high - low > reach:
-                    break
-                high = later.high
-            chunk = scratch.take("chunk", high - low, width)
-            _floats(source[low:high], scratch, to_gray=to_gray, out=chunk)
-        part = chunk[block.low - low : block.high - low]
-        np.matmul(block.weights, part, out=out[block.first : block.last])
-    return out
+    out = scratch.take("rows", bands.padded, width)
+    blocks, rows, reach = bands.weights.shape
+    at_once = max(1, _CHUNK_FLOATS // (reach * width))
+    for first in range(0, blocks, at_once):
+        wanted = bands.sources[first : first + at_once]
+        chunk = scratch.take("chunk", wanted.size, width)
+        _floats(source.take(wanted.reshape(-1), axis=0), scratch, to_gray=to_gray, out=chunk)
+        _multiply(bands, first, chunk.reshape(len(wanted), reach, width), out[first * rows :])
+    return out[: bands.length]
 
 
 def horizontal(rows: FloatArray, bands: Bands, channels: int, scratch: Scratch) -> FloatArray:
@@ -102,12 +90,24 @@ def horizontal(rows: FloatArray, bands: Bands, channels: int, scratch: Scratch) 
     turned = scratch.take("turned", width * channels, height)
     cv2.transpose(rows, turned)
     columns = turned.reshape(width, channels * height)
-    if not bands.blocks:
+    if not len(bands.weights):
         return columns[bands.axis.shown]
-    out = scratch.take("columns", bands.length, channels * height)
-    for block in bands.blocks:
-        np.matmul(block.weights, columns[block.low : block.high], out=out[block.first : block.last])
-    return out
+    out = scratch.take("columns", bands.padded, channels * height)
+    blocks, per_block, reach = bands.weights.shape
+    at_once = max(1, _CHUNK_FLOATS // (reach * channels * height))
+    for first in range(0, blocks, at_once):
+        wanted = bands.sources[first : first + at_once]
+        chunk = scratch.take("chunk", len(wanted), reach, channels * height)
+        # mode="clip" writes straight into `out`; every index is inside anyway.
+        np.take(columns, wanted, axis=0, out=chunk, mode="clip")
+        _multiply(bands, first, chunk, out[first * per_block :])
+    return out[: bands.length]
+
+
+def _multiply(bands: Bands, first: int, chunk: FloatArray, out: FloatArray) -> None:
+    weights = bands.weights[first : first + len(chunk)]
+    blocks, rows, _ = weights.shape
+    np.matmul(weights, chunk, out=out[: blocks * rows].reshape(blocks, rows, -1))
 
 
 def _floats(source: Array, scratch: Scratch, *, to_gray: bool, out: FloatArray) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from isocenter.core.tensor import Array, FloatArray
 from isocenter.imaging.image import Note, RasterImage
 from isocenter.imaging.transforms import intensity
-from isocenter.imaging.transforms.bands import Bands, horizontal, plan, vertical
+from isocenter.imaging.transforms.bands import Bands, horizontal, keep, plan, vertical
 from isocenter.imaging.transforms.prepared import Grid, Prepared, refuse_unprepared, window_note
 from isocenter.imaging.transforms.resample import fit, grid_of, nearest
 from isocenter.imaging.transforms.scratch import Scratch
@@ -35,7 +35,7 @@ class _Plan:
     @property
     def resamples(self) -> bool:
         """Whether samples are mixed at all, rather than picked."""
-        return bool(self.y.blocks or self.x.blocks)
+        return bool(len(self.y.weights) or len(self.x.weights))
 
 
 class FastPipeline:
@@ -60,10 +60,10 @@ class FastPipeline:
         mean, std = np.array(normalize.mean), np.array(normalize.std)
         levels = np.arange(256.0)
         self._tables = [((levels * normalize.scale - m) / s).astype(np.float32) for m, s in zip(mean, std, strict=True)]
-        self._gain = (normalize.scale / std).astype(np.float32)
-        self._offset = (-mean / std).astype(np.float32)
+        self._gain = (normalize.scale / std).astype(np.float32)[:, None, None]
+        self._offset = (-mean / std).astype(np.float32)[:, None, None]
         pad = self._resize.pad if self._resize else 0.0
-        self._pad = ((pad * normalize.scale - mean) / std).astype(np.float32)
+        self._pad = ((pad * normalize.scale - mean) / std).astype(np.float32)[:, None, None]
         self._plans: OrderedDict[tuple[int, int], _Plan] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -83,7 +83,7 @@ class FastPipeline:
         out = np.empty((len(self._gain), y.target, x.target), np.float32)
         where = out[:, y.place, x.place]
         if where.shape != out.shape:
-            out[...] = self._pad[:, None, None]
+            out[...] = self._pad
         if chosen.resamples:
             self._resample(pixels, chosen, where)
             return Prepared(out, notes, chosen.grid)
@@ -105,8 +105,8 @@ class FastPipeline:
         y, x = fit(height, width, self._resize)
         resize = self._resize if self._resize and self._resize.filter != "nearest" else None
         made = _Plan(
-            plan(y, resize) if resize else Bands(y, ()),
-            plan(x, resize) if resize else Bands(x, ()),
+            plan(y, resize) if resize else keep(y),
+            plan(x, resize) if resize else keep(x),
             grid_of(y, x),
         )
         with self._lock:
@@ -130,8 +130,7 @@ class FastPipeline:
         if self._to_gray and pixels.ndim == 3:
             gray = _SCRATCH.take("rows", *pixels.shape[:2])
             pixels = cv2.cvtColor(pixels.astype(np.float32, copy=False), cv2.COLOR_RGB2GRAY, dst=gray)
-        for channel in range(len(where)):
-            self._normalize(pixels if pixels.ndim == 2 else pixels[..., channel], where[channel], channel)
+        self._normalize(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), where)
 
     def _resample(self, pixels: Array, chosen: _Plan, where: Array) -> None:
         channels = 1 if pixels.ndim == 2 or self._to_gray else 3
@@ -143,13 +142,12 @@ class FastPipeline:
         else:
             planes = _SCRATCH.take("planes", height, chosen.x.length)
         cv2.transpose(columns, planes)
-        stack = planes.reshape(channels, chosen.y.length, chosen.x.length)
-        for channel in range(len(where)):
-            self._normalize(stack[channel if channels == 3 else 0], where[channel], channel)
+        self._normalize(planes.reshape(channels, chosen.y.length, chosen.x.length), where)
 
-    def _normalize(self, plane: Array, target: Array, channel: int) -> None:
-        np.multiply(plane, self._gain[channel], out=target)
-        np.add(target, self._offset[channel], out=target)
+    def _normalize(self, planes: Array, target: Array) -> None:
+        """All channels in two calls; one plane serves them all if there is only one."""
+        np.multiply(planes, self._gain, out=target)
+        np.add(target, self._offset, out=target)
 
 
 def _windowed(pixels: Array, low: float, high: float) -> FloatArray:

@@ -6,7 +6,7 @@ import numpy as np
 
 from isocenter.core.tensor import FloatArray
 
-_KEPT_FLOATS = 2**21  # 8 MB per buffer and thread; larger ones are given back after use
+_KEPT_FLOATS = 2**19  # 2 MB per buffer and thread; larger ones are given back after use
 
 
 class Scratch(threading.local):
