@@ -41,18 +41,7 @@ Tell: TypeAlias = Callable[[int, Outcome], None]
 
 def answered(file: Path, found: "Prediction", *, request_id: str, total_s: float) -> Outcome:
     """An answer from this process, with the keys of `POST /predict`."""
-    answer = {
-        "prediction": found.label,
-        "confidence": found.confidence,
-        "latency_ms": round(total_s * 1e3, 3),
-        "probabilities": found.probabilities,
-        "model": found.model,
-        "version": found.version,
-        "request_id": request_id,
-        "timings_ms": {stage: round(seconds * 1e3, 3) for stage, seconds in found.stages_s.items()},
-        "warnings": [{"code": note.code, "message": note.message} for note in found.warnings],
-    }
-    return Outcome(file, answer=answer)
+    return Outcome(file, answer=found.as_json(request_id=request_id, total_s=total_s))
 
 
 def refused(file: Path, error: "IsocenterError") -> Outcome:

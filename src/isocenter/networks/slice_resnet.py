@@ -61,27 +61,24 @@ class _ResidualBlock(nn.Module):
 class SliceResNet(nn.Module):
     """Classify one normalised plane: float32 [B, 3, 224, 224] in, logits float32 [B, classes] out.
 
-    The sides may be any multiple of 32 px; 224 is what the shipped weights were trained for. Two strided convolutions
-    lead to a side of 56 px and the first block leaves it at once: on large planes the time goes into moving
-    activations, so there is little depth there.
+    The sides may be any multiple of 32 px; 224 is what the shipped weights were trained for. The head looks at the
+    average and at the maximum of every feature: a small lesion is lost in an average.
     """
 
     def __init__(
         self,
         classes: int = 4,
         *,
-        widths: Sequence[int] = (32, 40, 80, 112),
-        depths: Sequence[int] = (0, 2, 2, 1),
+        widths: Sequence[int] = (24, 48, 96, 128),
+        depths: Sequence[int] = (1, 1, 1, 1),
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
         if len(widths) != len(depths):
             raise ValueError(f"{len(widths)} widths for {len(depths)} stages")
-        self.stem = nn.Sequential(
-            _conv_norm(3, 16, stride=2), nn.ReLU(), _conv_norm(16, widths[0], stride=2), nn.ReLU()
-        )
+        self.stem = nn.Sequential(_conv_norm(3, 16, kernel_px=5, stride=2), nn.ReLU(), nn.MaxPool2d(2))
         blocks: list[nn.Module] = []
-        channels = widths[0]
+        channels = 16
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             for index in range(depth):
                 stride = 2 if stage > 0 and index == 0 else 1
@@ -89,12 +86,13 @@ class SliceResNet(nn.Module):
                 channels = width
         self.blocks = nn.Sequential(*blocks)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(channels, classes)
+        self.head = nn.Linear(2 * channels, classes)
 
     def forward(self, image: Tensor) -> Tensor:
         features = self.blocks(self.stem(image))
-        pooled = functional.adaptive_avg_pool2d(features, 1).flatten(1)
-        logits: Tensor = self.head(self.dropout(pooled))
+        average = functional.adaptive_avg_pool2d(features, 1).flatten(1)
+        maximum = features.amax(dim=(2, 3))
+        logits: Tensor = self.head(self.dropout(torch.cat([average, maximum], dim=1)))
         return logits
 
 

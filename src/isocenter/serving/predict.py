@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
@@ -31,6 +32,20 @@ class Prediction:
     warnings: tuple[Note, ...]
     stages_s: dict[str, float]
     """Seconds by stage, in the order in which they happened."""
+
+    def as_json(self, *, request_id: str, total_s: float) -> dict[str, Any]:
+        """The answer as it is written, over HTTP and by the command line; the first three keys are its heart."""
+        return {
+            "prediction": self.label,
+            "confidence": self.confidence,
+            "latency_ms": round(total_s * 1e3, 3),
+            "probabilities": self.probabilities,
+            "model": self.model,
+            "version": self.version,
+            "request_id": request_id,
+            "timings_ms": {stage: round(seconds * 1e3, 3) for stage, seconds in self.stages_s.items()},
+            "warnings": [{"code": note.code, "message": note.message} for note in self.warnings],
+        }
 
 
 @dataclass(frozen=True, slots=True)

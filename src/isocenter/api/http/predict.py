@@ -1,5 +1,6 @@
 """`POST /predict`."""
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -15,7 +16,7 @@ from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import BadRequest, IsocenterError
 from isocenter.core.events import Answered, Observer
-from isocenter.serving.predict import Predict, Prediction
+from isocenter.serving.predict import Predict
 
 _IMAGE = {"type": "string", "format": "binary"}
 _BODY: dict[str, Any] = {
@@ -79,9 +80,10 @@ class PredictEndpoint:
             # Nobody is there to read it; the server drops it.
             return Response(status_code=499)
         total_s = self._clock.now_s() - started_s
-        stages_s = {"receive": received_s - started_s, **found.stages_s}
-        self._observer.observe(Answered("predict", found.model, found.version, "ok", total_s, stages_s))
-        return Response(_encode(found, scope[REQUEST_ID], total_s, stages_s), media_type="application/json")
+        found = replace(found, stages_s={"receive": received_s - started_s, **found.stages_s})
+        self._observer.observe(Answered("predict", found.model, found.version, "ok", total_s, found.stages_s))
+        body = orjson.dumps(found.as_json(request_id=scope[REQUEST_ID], total_s=total_s))
+        return Response(body, media_type="application/json")
 
 
 def predict_routes(endpoint: PredictEndpoint) -> APIRouter:
@@ -97,22 +99,6 @@ def predict_routes(endpoint: PredictEndpoint) -> APIRouter:
         return await endpoint(request)
 
     return router
-
-
-def _encode(found: Prediction, request_id: str, total_s: float, stages_s: dict[str, float]) -> bytes:
-    return orjson.dumps(
-        {
-            "prediction": found.label,
-            "confidence": found.confidence,
-            "latency_ms": round(total_s * 1e3, 3),
-            "probabilities": found.probabilities,
-            "model": found.model,
-            "version": found.version,
-            "request_id": request_id,
-            "timings_ms": {stage: round(seconds * 1e3, 3) for stage, seconds in stages_s.items()},
-            "warnings": [{"code": note.code, "message": note.message} for note in found.warnings],
-        }
-    )
 
 
 def _which(request: Request) -> tuple[str | None, int | None]:
