@@ -138,7 +138,7 @@ the weights already.
 - phantoms drawn by `isocenter.imaging.phantoms`, training seeds below 1,000,000
 
 Split: a slice is held out if `int(sha256(file bytes).hexdigest()[:8], 16) % 5 == 0`; of the others it is for
-calibration if `int(sha256(file bytes).hexdigest()[8:16], 16) % 10 == 0`, and else for training. That makes {training}
+calibration if `int(sha256(file bytes).hexdigest()[8:16], 16) % 20 == 0`, and else for training. That makes {training}
 for training, {calibration} for calibration and selection, {held_out} held out.
 **The set has no patient numbers, so slices of one patient may stand on both sides of the split: the accuracy on slices
 of new patients is likely to be lower than the one below.**

@@ -8,9 +8,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import uvicorn
@@ -18,7 +19,7 @@ from starlette.types import ASGIApp
 
 from isocenter.api.http.application import build_http
 from isocenter.core.clock import Clock, SystemClock
-from isocenter.core.errors import BadSettings
+from isocenter.core.errors import BadSettings, SetupError
 from isocenter.imaging.limits import ImageLimits
 from isocenter.repository import integrity
 from isocenter.repository.layout import scan
@@ -72,7 +73,7 @@ async def open_service(
     async with AsyncExitStack() as stack:
         for folder in scan(settings.models):
             model = await load(folder, clock=clock, observer=observer)
-            stack.push_async_callback(_retire, model, settings.drain.bound_s)
+            stack.push_async_callback(_retire, model, door, settings.drain.bound_s)
             repository.add(model)
         if settings.default_model is not None:
             repository.resolve(settings.default_model)
@@ -173,7 +174,7 @@ def _uvicorn_config(http: ASGIApp, settings: Settings) -> uvicorn.Config:
         proxy_headers=False,
         backlog=settings.http.backlog,
         timeout_keep_alive=int(max(1, settings.http.keep_alive_s)),
-        timeout_graceful_shutdown=int(max(1, settings.drain.bound_s)),
+        timeout_graceful_shutdown=1,  # the door has waited already
     )
 
 
@@ -229,8 +230,9 @@ async def _drain(service: Service, settings: Settings, logger: logging.Logger) -
     return service.door.inside == 0
 
 
-async def _retire(model: ServedModel, bound_s: float) -> None:
-    await model.engine.drain(bound_s)
+async def _retire(model: ServedModel, door: Door, bound_s: float) -> None:
+    """Stop one engine. If the door had to be closed on somebody, the time for finishing is used up."""
+    await model.engine.drain(0.1 if door.inside else bound_s)
     await model.engine.stop()
 
 
@@ -247,6 +249,7 @@ async def _ask(http: ASGIApp, model: ServedModel, image: bytes) -> None:
         image,
         boundary.encode(),
     )
+    statuses: list[int] = []
     messages = iter([{"type": "http.request", "body": body, "more_body": False}])
     scope = {
         "type": "http",
@@ -266,10 +269,13 @@ async def _ask(http: ASGIApp, model: ServedModel, image: bytes) -> None:
     async def receive() -> dict[str, object]:
         return next(messages, {"type": "http.disconnect"})
 
-    async def send(_: object) -> None:
-        return None
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
 
     await http(scope, receive, send)
+    if statuses != [200]:
+        raise SetupError(f"{model.name}: its own golden image was answered with {statuses}; is a limit below it?")
 
 
 def _live_gauges(repository: Repository, pool: CpuPool, door: Door, health: HealthCheck) -> tuple[LiveGauge, ...]:

@@ -16,6 +16,7 @@ from PIL import Image
 from conftest import MODELS
 from isocenter.api.http import schemas
 from isocenter.app import Service, open_service
+from isocenter.core.errors import SetupError
 from isocenter.imaging.phantoms import brain_slice
 from isocenter.settings import load_settings
 
@@ -99,6 +100,13 @@ async def test_a_16_bit_image_gives_the_answer_of_the_8_bit_one_and_says_what_wa
         pytest.param({"content": PNG, "params": {"version": "x"}}, 400, "bad_request", id="version is no number"),
         pytest.param({"content": PNG, "params": {"modle": "x"}}, 400, "bad_request", id="misspelt parameter"),
         pytest.param({"content": PNG, "headers": {"x-timeout-ms": "soon"}}, 400, "bad_request", id="bad timeout"),
+        pytest.param({"content": PNG, "headers": {"x-timeout-ms": "5e-324"}}, 400, "bad_request", id="no time at all"),
+        pytest.param(
+            {"content": PNG, "params": [("model", "x"), ("model", "brain-mri-classifier")]},
+            400,
+            "bad_request",
+            id="twice",
+        ),
         pytest.param({"content": PNG, "headers": {"x-timeout-ms": "-1"}}, 400, "bad_request", id="negative timeout"),
         pytest.param({"content": PNG, "headers": {"x-timeout-ms": "0.001"}}, 504, "deadline_exceeded", id="too late"),
         pytest.param({"files": {"picture": ("x", PNG)}}, 400, "missing_image", id="another field"),
@@ -112,6 +120,24 @@ async def test_what_cannot_be_answered_is_refused_with_code_sentence_and_details
     problem = schemas.ProblemShape.model_validate(answer.json())
     assert (answer.status_code, problem.error.code) == (status, code)
     assert problem.error.message
+
+
+async def test_a_body_that_never_ends_is_given_up_at_the_deadline(client: httpx.AsyncClient) -> None:
+    never = asyncio.Event()
+
+    async def trickle() -> AsyncIterator[bytes]:
+        yield PNG[:100]
+        await never.wait()
+
+    answer = await client.post("/predict", content=trickle(), headers={"x-timeout-ms": "50"})
+
+    assert (answer.status_code, answer.json()["error"]["details"]["where"]) == (504, "receive")
+
+
+async def test_a_limit_below_the_golden_image_stops_the_start() -> None:
+    with pytest.raises(SetupError, match="golden image was answered with"):
+        async with open_service(load_settings(models=MODELS, limits={"max_pixels": 100})):
+            pass
 
 
 async def test_a_request_id_is_echoed(client: httpx.AsyncClient) -> None:

@@ -125,6 +125,10 @@ def check_golden(manifest: Manifest, session: Session, cases: list[GoldenCase], 
         GoldenMismatch: an output is outside the tolerance.
     """
     outputs = [_run(manifest, session, [item])[0] for item in items]
+    if outputs[0].shape != (len(manifest.output.labels),):
+        raise BadManifest(
+            f"{manifest.name}: {len(manifest.output.labels)} labels, but an answer has shape {list(outputs[0].shape)}"
+        )
     found = deviation(np.stack(outputs), np.stack([case.expected for case in cases]), manifest.golden)
     if not found.within(manifest.golden):
         raise GoldenMismatch(

@@ -1,6 +1,7 @@
 """A few threads for decoding and preprocessing, with a bound on what may wait for them."""
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -75,7 +76,13 @@ class CpuPool:
         reply: Reply[T] = Reply(self._loop)
         self._waiting += 1
         self._jobs.put(_Job(function, deadline, reply))
-        return await reply.wait()
+        if math.isinf(deadline.at_s):
+            return await reply.wait()
+        alarm = self._clock.call_at(deadline.at_s, lambda: reply.fail(_too_late()))
+        try:
+            return await reply.wait()
+        finally:
+            alarm.cancel()
 
     def _work(self) -> None:
         # A function of its own for one job, so that an idle thread holds nobody's image in its locals.
@@ -91,13 +98,15 @@ class CpuPool:
         if job.reply.settled:
             return _Outcome(None)
         if job.deadline.expired(started_s):
-            return _Outcome(job.reply.fail, DeadlineExceeded("the deadline passed before the image could be decoded"))
+            return _Outcome(job.reply.fail, _too_late())
         try:
             outcome = _Outcome(job.reply.settle, job.run())
         except IsocenterError as error:
             outcome = _Outcome(job.reply.fail, without_frames(error))
         except Exception as error:  # a defect of ours; it belongs to its caller all the same
             outcome = _Outcome(job.reply.fail, error)
+        except BaseException as error:  # some native extensions panic past Exception; the thread must live on
+            outcome = _Outcome(job.reply.fail, RuntimeError(f"decoding raised {type(error).__name__}"))
         # A running mean, for estimates only: a lost update between threads does no harm.
         self._busy_s += 0.1 * (self._clock.now_s() - started_s - self._busy_s)
         return outcome
@@ -114,6 +123,10 @@ class CpuPool:
         self._waiting -= 1
         if outcome.tell is not None:
             outcome.tell(outcome.answer)
+
+
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded("the deadline passed before the image was decoded", details={"where": "decode"})
 
 
 class _Outcome(NamedTuple):

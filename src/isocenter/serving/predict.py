@@ -77,9 +77,8 @@ class Predict:
         model: str | None = None,
         version: int | None = None,
         deadline: Deadline | None = None,
-        arrived_s: float | None = None,
     ) -> Prediction:
-        """Answer one image. Without a deadline, the model's own timeout counts from `arrived_s`, or else from now.
+        """Answer one image. Without a deadline, the model's own timeout counts from now.
 
         Raises:
             BadInput: the image or the name of the model cannot be answered.
@@ -91,7 +90,7 @@ class Predict:
         served = self._repository.resolve(model, version)
         _check_open(served)
         if deadline is None:
-            deadline = Deadline.after(served.manifest.slo.timeout_ms / 1e3, now_s=arrived_s or entered_s)
+            deadline = _own_deadline(served, entered_s)
 
         try:
             prepared = await self._pool.run(lambda: self._prepare(served, image), deadline)
@@ -125,6 +124,10 @@ class Predict:
                 "postprocess": self._clock.now_s() - answered_s,
             },
         )
+
+    def default_deadline(self, model: str | None, version: int | None, *, arrived_s: float) -> Deadline:
+        """The model's own deadline for a request that arrived at an instant; an unknown model is refused here."""
+        return _own_deadline(self._repository.resolve(model, version), arrived_s)
 
     def meant_by(self, model: str | None, version: int | None) -> tuple[str, int]:
         """The name and version that a request means; an empty name and 0 if it means none that is served."""
@@ -163,6 +166,10 @@ def activate(logits: Array, activation: str) -> list[float]:
     if activation == "sigmoid":
         return [0.5 * (1.0 + math.tanh(0.5 * value)) for value in values]
     return values
+
+
+def _own_deadline(served: ServedModel, from_s: float) -> Deadline:
+    return Deadline.after(served.manifest.slo.timeout_ms / 1e3, now_s=from_s)
 
 
 def _check_open(served: ServedModel) -> None:

@@ -1,5 +1,6 @@
 """Every error has one status, and every body one shape."""
 
+import json
 from collections.abc import Iterator
 
 import orjson
@@ -43,3 +44,9 @@ def test_retry_after_is_never_sooner_than_promised(retry_after_s: float, header:
 
     assert answer.headers["retry-after"] == header
     assert orjson.loads(bytes(answer.body))["error"]["details"]["retry_after_s"] == retry_after_s
+
+
+def test_a_number_beyond_64_bits_is_still_an_answer() -> None:
+    answer = problem(TooManyPixels("a lying header", details={"pixels": 2**70}))
+
+    assert json.loads(bytes(answer.body))["error"]["details"]["pixels"] == 2**70

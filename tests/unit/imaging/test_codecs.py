@@ -21,6 +21,7 @@ from image_writers import (
     png_rows,
     saved,
     tiff_bytes,
+    tiff_file,
 )
 from isocenter.core.errors import (
     BadImage,
@@ -124,6 +125,49 @@ def test_tiled_tiffs_are_put_together() -> None:
     tags = {322: [16], 323: [16], 324: [8 + 256 * i for i in range(6)], 325: [256] * 6}
     data = tiff_bytes(body.reshape(-1, 16), more={256: [40], 257: [24], **tags})
     assert np.array_equal(read(data).pixels, GRAY)
+
+
+@pytest.mark.parametrize("side", [4096, 16384, 65536])
+def test_a_tile_far_larger_than_its_image_is_refused_before_it_is_unpacked(side: int) -> None:
+    body = zlib.compress(bytes(side * min(side, 4096)), 9)
+    tags = {259: [8], 322: [side], 323: [side], 324: [8], 325: [len(body)]}
+    data = tiff_file("<", {256: [16], 257: [16], 258: [8], 262: [1], 277: [1], 339: [1], **tags}, [body])
+    limits = ImageLimits(max_decoded_bytes=4096 * 4095)
+
+    with pytest.raises((TooManyPixels, BadImage)) as refusal:
+        decode(data, limits=limits)
+
+    assert refusal.value.details
+
+
+def test_signed_offsets_are_not_read_from_the_end_of_the_file() -> None:
+    data = bytearray(tiff_bytes(GRAY))
+    at = data.index(struct.pack("<HHI", 273, 4, 1))
+    data[at : at + 12] = struct.pack("<HHIi", 273, 9, 1, -GRAY.size)
+
+    with pytest.raises(BadImage):
+        read(bytes(data))
+
+
+@pytest.mark.parametrize(("tag", "kind"), [(258, 3), (273, 4), (320, 3)])
+def test_a_tag_that_announces_a_million_values_is_refused_by_its_count(tag: int, kind: int) -> None:
+    data = bytearray(tiff_bytes(GRAY, more={320: [0] * 768}) + bytes(5_000_000))
+    at = next(at for at in range(len(data)) if data[at : at + 4] == struct.pack("<HH", tag, kind))
+    data[at : at + 12] = struct.pack("<HHII", tag, kind, 1_000_000, 8)
+
+    with pytest.raises(BadImage, match=f"tag {tag} announces 1000000 values, at most"):
+        read(bytes(data))
+
+
+def test_a_jpeg_of_several_pictures_is_read_as_its_first_and_says_so() -> None:
+    pictures = [Image.fromarray(RGB), Image.fromarray(RGB[::-1].copy())]
+    out = io.BytesIO()
+    pictures[0].save(out, "MPO", save_all=True, append_images=pictures[1:])
+
+    image = read(out.getvalue())
+
+    assert codes(image) == ["first_picture_of_several"]
+    assert np.array_equal(image.pixels, decode_reference(out.getvalue(), limits=LIMITS).pixels)
 
 
 def test_alpha_is_composited_over_black_and_noted() -> None:

@@ -82,12 +82,12 @@ async def test_a_job_whose_deadline_passed_while_waiting_is_never_started(pool: 
     late = asyncio.create_task(pool.run(lambda: ran.append(1), Deadline(5.0)))
     await until_started(blocker)
     clock.advance(6.0)
-    blocker.let_go()
-
     with pytest.raises(DeadlineExceeded):
-        await late
+        await late  # told at its deadline, while the thread is still busy with another
 
+    blocker.let_go()
     assert await running == "done"
+    assert await pool.run(lambda: 1, NEVER) == 1
     assert ran == []
 
 
@@ -124,3 +124,14 @@ async def test_a_refusal_keeps_no_image_alive(pool: CpuPool) -> None:
 
     assert isinstance(refusal.value.__cause__, OSError)
     assert alive[0]() is None
+
+
+async def test_a_job_that_panics_past_exception_ends_and_the_thread_lives_on(pool: CpuPool) -> None:
+    def panic() -> None:
+        raise SystemExit
+
+    with pytest.raises(RuntimeError, match="SystemExit"):
+        await pool.run(panic, NEVER)
+
+    assert await pool.run(lambda: 1, NEVER) == 1
+    assert pool.waiting == 0

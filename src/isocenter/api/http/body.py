@@ -21,7 +21,7 @@ def check_length(declared: str | None, max_bytes: int) -> None:
     """
     if declared is None:
         return
-    if not (declared.isascii() and declared.isdecimal()):
+    if not (declared.isascii() and declared.isdecimal() and len(declared) <= 19):
         raise BadRequest("Content-Length is not a number")
     if int(declared) > max_bytes + _OVERHEAD_BYTES:
         raise _too_many(int(declared), max_bytes)

@@ -1,5 +1,6 @@
 """`POST /predict`."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from isocenter.api.http.problems import problem
 from isocenter.api.http.schemas import PredictionShape, ProblemShape
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
-from isocenter.core.errors import BadRequest, IsocenterError
+from isocenter.core.errors import Abandoned, BadRequest, DeadlineExceeded, IsocenterError
 from isocenter.core.events import Answered, Observer
 from isocenter.serving.predict import Predict
 
@@ -39,7 +40,7 @@ _BODY: dict[str, Any] = {
         {"name": "X-Request-ID", "in": "header", "schema": {"type": "string"}, "description": "Echoed in the answer."},
     ],
 }
-_MAX_TIMEOUT_MS = 3_600_000.0
+_MIN_TIMEOUT_MS, _MAX_TIMEOUT_MS = 0.001, 3_600_000.0
 
 
 class PredictEndpoint:
@@ -62,7 +63,8 @@ class PredictEndpoint:
             check_length(headers.get("content-length"), self._max_bytes)
             model, version = _which(request)
             deadline = _deadline(headers.get("x-timeout-ms"), started_s)
-            image = await read_image(request.stream(), headers.get("content-type"), max_bytes=self._max_bytes)
+            deadline = deadline or self._predict.default_deadline(model, version, arrived_s=started_s)
+            image = await self._receive(request, deadline)
             received_s = self._clock.now_s()
             found = await self._predict(
                 image,
@@ -70,13 +72,14 @@ class PredictEndpoint:
                 model=model,
                 version=version,
                 deadline=deadline,
-                arrived_s=started_s,
             )
         except IsocenterError as error:
             meant = self._predict.meant_by(model, version)
             self._observer.observe(Answered("predict", *meant, error.code, self._clock.now_s() - started_s, {}))
             return problem(error)
         except ClientDisconnect:
+            meant = self._predict.meant_by(model, version)
+            self._observer.observe(Answered("predict", *meant, Abandoned.code, self._clock.now_s() - started_s, {}))
             # Nobody is there to read it; the server drops it.
             return Response(status_code=499)
         total_s = self._clock.now_s() - started_s
@@ -84,6 +87,19 @@ class PredictEndpoint:
         self._observer.observe(Answered("predict", found.model, found.version, "ok", total_s, found.stages_s))
         body = orjson.dumps(found.as_json(request_id=scope[REQUEST_ID], total_s=total_s))
         return Response(body, media_type="application/json")
+
+    async def _receive(self, request: Request, deadline: Deadline) -> bytes:
+        """The image, or the deadline's end: a body that trickles in holds nobody up for longer."""
+        left_s = deadline.left_s(self._clock.now_s())
+        try:
+            async with asyncio.timeout(left_s):
+                content_type = request.headers.get("content-type")
+                return await read_image(request.stream(), content_type, max_bytes=self._max_bytes)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the deadline passed before the image was completely here, after {left_s:.3f} s",
+                details={"waited_s": round(left_s, 3), "where": "receive"},
+            ) from None
 
 
 def predict_routes(endpoint: PredictEndpoint) -> APIRouter:
@@ -107,6 +123,8 @@ def _which(request: Request) -> tuple[str | None, int | None]:
     unknown = sorted(set(request.query_params) - {"model", "version"})
     if unknown:
         raise BadRequest(f"unknown query parameter {unknown[0][:64]!r}; there are model and version")
+    if len(request.query_params.multi_items()) != len(request.query_params):
+        raise BadRequest("a query parameter is given twice; which one is meant is not guessed")
     version = request.query_params.get("version")
     if version is None:
         return request.query_params.get("model"), None
@@ -122,8 +140,8 @@ def _deadline(timeout_ms: str | None, started_s: float) -> Deadline | None:
         value = float(timeout_ms)
     except ValueError:
         value = float("nan")
-    if not 0 < value <= _MAX_TIMEOUT_MS:
+    if not _MIN_TIMEOUT_MS <= value <= _MAX_TIMEOUT_MS:
         raise BadRequest(
-            f"X-Timeout-Ms is {timeout_ms[:64]!r}; it must be a number of milliseconds above 0 and up to 3600000"
+            f"X-Timeout-Ms is {timeout_ms[:64]!r}; it must be a number of milliseconds from 0.001 to 3600000"
         )
     return Deadline.after(value / 1e3, now_s=started_s)

@@ -1,5 +1,6 @@
 """Errors on the wire: one table from code to status, one body shape."""
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Final
@@ -67,5 +68,9 @@ def problem_response(
     code: str, message: str, details: Mapping[str, object] | None = None, *, headers: dict[str, str] | None = None
 ) -> Response:
     """`{"error": {"code", "message", "details"}}` with the status that belongs to the code."""
-    body = orjson.dumps({"error": {"code": code, "message": message, "details": details or {}}}, default=str)
+    problem = {"error": {"code": code, "message": message, "details": details or {}}}
+    try:
+        body = orjson.dumps(problem, default=str)
+    except TypeError:  # a number beyond 64 bits, as a lying header may announce it
+        body = json.dumps(problem, default=str).encode()
     return Response(body, HTTP_STATUS[code], headers=headers, media_type="application/json")

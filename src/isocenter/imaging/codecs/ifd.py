@@ -9,9 +9,11 @@ from isocenter.core.errors import BadImage, TruncatedImage
 from isocenter.imaging.image import Note
 
 _MAX_ENTRIES = 4096
-# TIFF 6.0, section 2: type number -> NumPy type. Rationals and text are not needed here.
-_TYPES = {1: "u1", 3: "u2", 4: "u4", 6: "i1", 8: "i2", 9: "i4", 13: "u4"}
+# TIFF 6.0, section 2: type number -> NumPy type. No tag needed here is signed, a fraction or a text.
+_TYPES = {1: "u1", 3: "u2", 4: "u4", 13: "u4"}
 _ORIENTATION = 274
+_LISTS = frozenset({273, 279, 324, 325})  # offsets and byte counts of strips and tiles
+_MAX_LISTED, _MAX_VALUES = 2**18, 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,12 @@ def checked_orientation(value: int) -> tuple[int, tuple[Note, ...]]:
 def _read_values(
     data: bytes, at: int, order: str, dtype: "np.dtype[np.generic]", items: int, tag: int
 ) -> tuple[int, ...]:
+    limit = _MAX_LISTED if tag in _LISTS else _MAX_VALUES
+    if items > limit:
+        raise BadImage(
+            f"tag {tag} announces {items} values, at most {limit} are read",
+            details={"tag": tag, "values": items, "limit": limit},
+        )
     size = items * dtype.itemsize
     if size > 4:
         (at,) = struct.unpack_from(order + "I", data, at)

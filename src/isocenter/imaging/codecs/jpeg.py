@@ -22,7 +22,7 @@ from isocenter.imaging.image import Note, SourceInfo
 _MAX_SEGMENTS = 4096
 _MAX_SCANS = 200
 _MAX_SCANNED_PIXELS = 1_500_000_000  # each scan of a progressive image visits every pixel anew
-_SOS, _EOI, _APP0, _APP1, _APP14, _COM = 0xDA, 0xD9, 0xE0, 0xE1, 0xEE, 0xFE
+_SOS, _EOI, _APP0, _APP1, _APP2, _APP14, _COM = 0xDA, 0xD9, 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
 _SIZED_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _READ_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended sequential, progressive
 _MODES = {1: "L", 3: "RGB", 4: "CMYK"}
@@ -72,9 +72,15 @@ def read_header(data: bytes) -> JpegHeader:
             frame = bytes([marker]) + body
         elif marker == _APP1 and body.startswith(b"Exif\x00\x00") and not exif_seen:
             exif_seen = True
-            orientation, notes = read_orientation(body)
+            orientation, said = read_orientation(body)
+            notes = (*notes, *said)
         elif marker == _APP14 and body.startswith(b"Adobe"):
             adobe = True
+        elif marker == _APP2 and body.startswith(b"MPF\x00"):
+            notes = (
+                *notes,
+                Note("first_picture_of_several", "the JPEG holds several pictures; the first was read"),
+            )
         if (_APP0 < marker <= 0xEF and marker != _APP14) or marker == _COM:
             metadata.append((at, end))
         at = end

@@ -175,7 +175,7 @@ def _inflated(packed: bytes, header: PngHeader, *, interlaced: bool) -> bytes:
     needed = sum(rows * row_bytes for rows, row_bytes in shapes)
     inflater = zlib.decompressobj()
     body = inflater.decompress(packed, needed + 1)
-    if len(body) < needed or not inflater.eof:
+    if len(body) != needed or not inflater.eof:
         if len(body) > needed:
             raise BadImage(
                 f"the PNG holds more rows than the {source.height_px} of its header",

@@ -32,6 +32,7 @@ _DEPTHS = {UNSIGNED: (1, 2, 4, 8, 16, 32), SIGNED: (8, 16, 32), FLOAT: (16, 32, 
 _KINDS = {UNSIGNED: "u", SIGNED: "i", FLOAT: "f"}
 PREMULTIPLIED, STRAIGHT = 1, 2
 _MAX_SAMPLES = 8
+_MAX_TILE_SIDE = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,26 @@ class TiffHeader(Header):
     block_height: int
     block_width: int
     blocks: tuple[tuple[int, int], ...]
+
+    @property
+    def stored_px(self) -> int:
+        """Pixels that must be unpacked: tiles stand whole, however little of them the image shows."""
+        width, height = self.source.width_px, self.source.height_px
+        if not self.tiled:
+            return width * height
+        return -(-width // self.block_width) * self.block_width * (-(-height // self.block_height) * self.block_height)
+
+    @property
+    def announced_bytes(self) -> int:
+        """The samples as they lie in the file once unpacked."""
+        return max(super(TiffHeader, self).announced_bytes, self.stored_px * self.channels * self.source.bits // 8)
+
+    @property
+    def decoded_bytes(self) -> int:
+        """The samples in memory, those of tiles beyond the image's edge included."""
+        return max(
+            super(TiffHeader, self).decoded_bytes, self.stored_px * self.channels * max(8, self.source.bits) // 8
+        )
 
     @property
     def colour_channels(self) -> int:
@@ -195,9 +216,9 @@ def _blocks(tags: Directory) -> tuple[tuple[int, int], ...]:
 
 def _check_blocks(header: TiffHeader, size: int) -> None:
     width, height = header.source.width_px, header.source.height_px
-    if header.tiled and not 1 <= header.block_width <= 2**16:
+    if header.tiled and not 1 <= header.block_width <= _MAX_TILE_SIDE:
         raise BadImage(f"tiles of {header.block_width} columns", details={"columns": header.block_width})
-    if header.tiled and header.block_height > 2**16:
+    if header.tiled and header.block_height > _MAX_TILE_SIDE:
         raise BadImage(f"tiles of {header.block_height} rows", details={"rows": header.block_height})
     across = -(-width // header.block_width) if header.tiled else 1
     needed = across * -(-height // header.block_height) * (header.channels if header.planar else 1)

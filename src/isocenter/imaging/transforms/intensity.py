@@ -8,6 +8,8 @@ from isocenter.core.errors import EmptyInput
 from isocenter.core.tensor import Array
 from isocenter.imaging.transforms.steps import Percentile, Window
 
+_COUNTED_AT_ONCE = 2**18
+
 
 def rank(percentile: float, count: int) -> int:
     """The nearest rank of a percentile among `count` sorted samples, from 0; exact in decimals.
@@ -38,7 +40,10 @@ def _samples_of_rank(pixels: Array, ranks: list[int]) -> list[float]:
     if not ranks:
         return []
     if pixels.dtype == np.uint16:
-        counted = np.cumsum(np.bincount(pixels.reshape(-1), minlength=65536))
+        samples, counts = pixels.reshape(-1), np.zeros(65536, np.int64)
+        for at in range(0, samples.size, _COUNTED_AT_ONCE):  # bincount takes eight bytes for each sample it is given
+            counts += np.bincount(samples[at : at + _COUNTED_AT_ONCE], minlength=65536)
+        counted = np.cumsum(counts)
         return [float(np.searchsorted(counted, position, side="right")) for position in ranks]
     ordered = np.partition(pixels, sorted(set(ranks)), axis=None)
     return [float(ordered[position]) for position in ranks]
