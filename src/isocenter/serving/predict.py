@@ -144,7 +144,7 @@ class Predict:
         noticed = accepts.check(served.manifest.input.accepts, raster)
         decoded_s = self._clock.now_s()
         prepared = served.pipeline(raster)
-        notes = (*raster.notes, *noticed, *(note for note in prepared.notes if note not in raster.notes))
+        notes = (*raster.notes, *noticed, *prepared.notes)
         return _Prepared(prepared.tensor, notes, started_s, decoded_s, self._clock.now_s())
 
 

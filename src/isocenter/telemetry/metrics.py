@@ -85,6 +85,7 @@ class MetricsObserver:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._states: dict[tuple[str, str], str] = {}
         self._handlers: dict[type, Callable[[Any], None]] = {
             events.Enqueued: self._enqueued,
             events.Shed: self._shed,
@@ -127,16 +128,11 @@ class MetricsObserver:
 
     def _state_changed(self, event: events.StateChanged) -> None:
         where = (event.model, str(event.version))
-        for name, labels in list(self._metrics_of_state(where)):
-            self._metrics.child(name, *labels).set(0)
+        left = self._states.get(where)
+        if left is not None:
+            self._metrics.child("isocenter_model_state_info", *where, left).set(0)
+        self._states[where] = event.state
         self._metrics.child("isocenter_model_state_info", *where, event.state).set(1)
-
-    def _metrics_of_state(self, where: tuple[str, str]) -> list[tuple[str, tuple[str, ...]]]:
-        return [
-            (name, labels)
-            for name, labels in self._metrics._children
-            if name == "isocenter_model_state_info" and labels[:2] == where
-        ]
 
     def _answered(self, event: events.Answered) -> None:
         model, version = event.model, str(event.version or "")

@@ -74,19 +74,20 @@ class PredictEndpoint:
                 deadline=deadline,
             )
         except IsocenterError as error:
-            meant = self._predict.meant_by(model, version)
-            self._observer.observe(Answered("predict", *meant, error.code, self._clock.now_s() - started_s, {}))
-            return problem(error)
+            return self._refused(error, model, version, started_s)
         except ClientDisconnect:
-            meant = self._predict.meant_by(model, version)
-            self._observer.observe(Answered("predict", *meant, Abandoned.code, self._clock.now_s() - started_s, {}))
-            # Nobody is there to read it; the server drops it.
-            return Response(status_code=499)
+            # Nobody is there to read it; the server drops the answer.
+            return self._refused(Abandoned("the caller left while sending"), model, version, started_s)
         total_s = self._clock.now_s() - started_s
         found = replace(found, stages_s={"receive": received_s - started_s, **found.stages_s})
         self._observer.observe(Answered("predict", found.model, found.version, "ok", total_s, found.stages_s))
         body = orjson.dumps(found.as_json(request_id=scope[REQUEST_ID], total_s=total_s))
         return Response(body, media_type="application/json")
+
+    def _refused(self, error: IsocenterError, model: str | None, version: int | None, started_s: float) -> Response:
+        meant = self._predict.meant_by(model, version)
+        self._observer.observe(Answered("predict", *meant, error.code, self._clock.now_s() - started_s, {}))
+        return problem(error)
 
     async def _receive(self, request: Request, deadline: Deadline) -> bytes:
         """The image, or the deadline's end: a body that trickles in holds nobody up for longer."""
