@@ -143,7 +143,7 @@ def test_a_tile_far_larger_than_its_image_is_refused_before_it_is_unpacked(side:
 def test_signed_offsets_are_not_read_from_the_end_of_the_file() -> None:
     data = bytearray(tiff_bytes(GRAY))
     at = data.index(struct.pack("<HHI", 273, 4, 1))
-    data[at : at + 12] = struct.pack("<HHIi", 273, 9, 1, -GRAY.size)
+    data[at : at + 12] = struct.pack("<HHIi", 273, 9, 1, -GRAY.size - 40)
 
     with pytest.raises(BadImage):
         read(bytes(data))
