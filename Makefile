@@ -7,10 +7,10 @@ PORT   ?= 8000
 export OPENBLAS_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format bench docs clean
+.PHONY: help demo serve test check format bench bench-peers docs clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.core ## Install, serve, classify phantom slices, show the result
 	@$(BIN)/python examples/demo.py
@@ -33,8 +33,11 @@ format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev ## Measure the server against the bare model and a plain FastAPI server, in one run
+bench: $(VENV)/.dev ## Measure the server against the bare model, plain FastAPI and (if installed) LitServe, in one run
 	$(BIN)/python benchmarks/serving.py
+
+bench-peers: $(VENV)/.dev ## Measure the server among its peers; needs the peer benchmark kit (PEERBENCH), takes two hours
+	$(BIN)/python benchmarks/peers.py $(BENCH)
 
 docs: $(VENV)/.dev ## Build the manual and serve it at http://127.0.0.1:8001
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8001

@@ -19,6 +19,7 @@ from isocenter import app as composition
 from isocenter.api.http.information import model_routes, probe_routes
 from isocenter.api.http.predict import predict_routes
 from isocenter.api.http.problems import HTTP_STATUS
+from isocenter.api.http.stats import stats_routes
 from isocenter.cli import main
 from isocenter.cli.errors import HINTS, Exit
 from isocenter.core import errors
@@ -31,17 +32,22 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 PYTHON: Final[dict[str, tuple[str, ...]]] = {
     "core": ("clock", "deadline", "errors", "events", "reply", "request", "tensor"),
     "imaging": (
-        "image", "limits", "codecs.raster", "transforms.steps", "transforms.accepts", "transforms.resample",
+        "image", "array", "limits", "codecs.raster", "transforms.steps", "transforms.accepts", "transforms.resample",
         "transforms.reference", "transforms.fast", "phantoms",
     ),
     "runtimes": ("base", "registry"),
-    "engine": ("engine", "batch_policy", "queue", "scheduler", "instance", "cost", "lifecycle"),
+    "measure": ("percentiles", "histogram", "recent", "tally"),
+    "engine": (
+        "protocol", "engine", "batch_policy", "cost", "admission", "backlog", "doorkeeper", "queue", "scheduler",
+        "instance", "instance_group", "memory", "lifecycle", "simulator",
+    ),
     "repository": ("manifest", "layout", "integrity", "load", "repository"),
-    "serving": ("predict", "cpu_pool", "health"),
+    "serving": ("predict", "cpu_pool", "health", "stats", "given"),
 }  # fmt: skip
 """The packages that the Python reference shows, with their modules."""
 
 ONLY_AT_THE_EDGE: Final = {
+    "forbidden": "Not from this address, or not on this server.",
     "not_found": "There is nothing at this path.",
     "method_not_allowed": "The path exists, the method does not.",
     "internal": "An unexpected error: a bug. The answer and the log carry the request id.",
@@ -271,7 +277,7 @@ def _keys(model: type[BaseModel]) -> str:
 def _openapi() -> dict[str, Any]:
     """The description of every route."""
     described = FastAPI(title="Isocenter", version=__version__)
-    for routes in (predict_routes, probe_routes, model_routes):
+    for routes in (predict_routes, probe_routes, model_routes, stats_routes):
         described.include_router(_unbound(routes))
     return described.openapi()
 

@@ -57,10 +57,28 @@ class ServerProcess:
         assert found
         return int(found.group(1)) / 1024
 
+    def part(self, module: str, number: int = 0) -> int:
+        """The process id of the `engine_process`, or of a `front_end`, in the order of their starts."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        found = [pid for pid in children if f"isocenter.supervisor.{module}" in _command_line(pid)]
+        return int(found[number])
+
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        """What was logged of one event."""
+        lines = [json.loads(line) for line in self.written().splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == event]
+
     def written(self) -> str:
         """Everything on stderr so far."""
         self.log.flush()
         return Path(self.log.name).read_text(errors="replace")
+
+
+def _command_line(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:  # it has just ended
+        return ""
 
 
 def command(models: Path, *more: str) -> list[str]:

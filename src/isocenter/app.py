@@ -1,44 +1,93 @@
-"""The composition root: picks the concrete classes, wires them, starts them in order and stops them backwards."""
+"""The composition root: picks the concrete classes, wires them, starts them in order and stops them backwards.
+
+Two parts, which run in one process or in several: the engine room owns the models and counts what happens; a front
+takes requests, decodes, and asks the engines.
+"""
 
 import asyncio
 import contextlib
 import ctypes
 import logging
 import os
+import resource
 import signal
-import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import cv2
-import uvicorn
 from starlette.types import ASGIApp
 
 from isocenter.api.http.application import build_http
+from isocenter.api.http.exposition import Exposition, LocalMetrics
+from isocenter.api.http.rehearsal import rehearse
+from isocenter.api.http.reload import Reloads
+from isocenter.api.http.server import HttpServer
+from isocenter.api.listener import address, bound
 from isocenter.core.clock import Clock, SystemClock
-from isocenter.core.errors import BadSettings, SetupError
+from isocenter.core.errors import BadSettings
+from isocenter.core.events import Observer
 from isocenter.imaging.limits import ImageLimits
-from isocenter.repository import integrity
-from isocenter.repository.layout import scan
-from isocenter.repository.load import ServedModel, load, usable_cores
+from isocenter.repository.layout import ModelFolder, scan
+from isocenter.repository.load import ServedModel, load
+from isocenter.repository.reload import Reloader
 from isocenter.repository.repository import Repository
+from isocenter.repository.sessions import niceness, usable_cores
+from isocenter.serving.budget import FORM_OVERHEAD_BYTES, ByteBudget
 from isocenter.serving.cpu_pool import CpuPool
 from isocenter.serving.health import Door, HealthCheck
+from isocenter.serving.memory_watch import MemoryWatch, Watched
 from isocenter.serving.predict import Predict
+from isocenter.serving.reloading import LocalReload, Reloading
+from isocenter.serving.stats import LocalStats, StatsSource
 from isocenter.settings import Settings
+from isocenter.telemetry.gauges import engine_gauges, front_gauges
+from isocenter.telemetry.live_stats import LiveStats
 from isocenter.telemetry.logging import set_up_logging
 from isocenter.telemetry.metrics import LiveGauge, Metrics, MetricsObserver
 from isocenter.telemetry.observer import LogObserver, MutedUntilReady, Observers
 
-_REHEARSALS = 8
+# What about 2 ms of decoding are, for the pictures that take longest.
+_HERE_MAX_PIXELS = 400_000
+_OTHER_FILES = 256
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class EngineRoom:
+    """What runs the models, and counts."""
+
+    repository: Repository
+    metrics: Metrics
+    observer: MutedUntilReady
+    counting: Observer
+    """For what happened, and was logged, elsewhere."""
+    stats: StatsSource
+    live: LiveStats
+    reloader: Reloader
+
+    def count(self) -> None:
+        """What happens from now on counts; what came before was loading and rehearsal."""
+        self.observer.count()
+        self.live.count_from_now()
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What takes requests."""
+
+    http: ASGIApp
+    predict: Predict
+    health: HealthCheck
+    door: Door
+    pool: CpuPool
+    bodies: ByteBudget
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
     """Everything that answers requests, without a network."""
 
     http: ASGIApp
@@ -47,57 +96,179 @@ class Service:
     health: HealthCheck
     door: Door
     metrics: Metrics
+    stats: StatsSource
+    observer: Observer
+    clock: Clock
+    reloader: Reloader
+
+
+class Bound(Protocol):
+    """How long engines may take to finish what is in, asked when it is time."""
+
+    def __call__(self) -> float: ...
 
 
 @asynccontextmanager
 async def open_service(
     settings: Settings, *, clock: Clock | None = None, logger: logging.Logger | None = None
-) -> AsyncIterator[Service]:
-    """Load every model, prove it, warm it, and hold it ready; on leaving, drain and stop.
+) -> AsyncIterator[Composition]:
+    """Load every model, prove it, warm it, and hold it ready, all in this process; on leaving, drain and stop.
 
     Raises:
         SetupError: a model is not what it claims to be. Nothing is served then.
     """
     if settings.frontends:
         raise BadSettings(
-            f"frontends is {settings.frontends}: this version runs everything in one process; use --frontends 0"
+            f"frontends is {settings.frontends}: only `isocenter serve` starts processes; use frontends=0 here"
         )
     clock = clock or SystemClock()
     logger = logger or logging.getLogger("isocenter")
-    metrics = Metrics()
-    observer = MutedUntilReady(Observers(MetricsObserver(metrics), LogObserver(logger)))
-    limits = ImageLimits(max_bytes=settings.limits.max_bytes, max_pixels=settings.limits.max_pixels)
-    threads = settings.decode.threads if settings.decode.threads != "auto" else usable_cores()
     door = Door()
+    # If the door had to be closed on somebody, the time for finishing is used up.
+    async with (
+        open_engine_room(
+            settings, clock=clock, logger=logger, bound_s=lambda: 0.1 if door.inside else settings.drain.bound_s
+        ) as room,
+        open_front(
+            settings,
+            repository=room.repository,
+            metrics=LocalMetrics(room.metrics),
+            stats=room.stats,
+            reloads=LocalReload(room.reloader),
+            observer=room.observer,
+            door=door,
+            clock=clock,
+            logger=logger,
+        ) as front,
+    ):
+        room.metrics.add_live(*_gauges(room, front))
+        for model in room.repository:
+            await rehearse(front.http, model)
+        room.count()
+        yield Composition(
+            front.http,
+            room.repository,
+            front.predict,
+            front.health,
+            door,
+            room.metrics,
+            room.stats,
+            room.observer,
+            clock,
+            room.reloader,
+        )
+
+
+@asynccontextmanager
+async def open_engine_room(
+    settings: Settings,
+    *,
+    clock: Clock,
+    logger: logging.Logger,
+    bound_s: Bound,
+    also: Observer | None = None,
+    dress: Callable[[ServedModel], ServedModel] = lambda model: model,
+    on_change: Callable[[], None] = lambda: None,
+) -> AsyncIterator[EngineRoom]:
+    """Load every model, prove it, warm it; on leaving, drain and stop all of them.
+
+    Args:
+        settings: which models, and how memory is watched.
+        clock: what deadlines are counted on.
+        logger: for what an operator reads.
+        bound_s: how long the engines may take in the end.
+        also: hears of every event, loading and rehearsals included.
+        dress: what is served in place of a model that was loaded.
+        on_change: called when a reload has changed what is served.
+
+    Raises:
+        SetupError: a model is not what it claims to be.
+    """
+    metrics = Metrics()
+    live = LiveStats(clock)
+    counting = Observers(MetricsObserver(metrics), live)
+    observer = MutedUntilReady(Observers(counting, LogObserver(logger)))
+    told = Observers(observer, also) if also is not None else observer
     repository = Repository(default_model=settings.default_model)
+
+    async def ready(folder: ModelFolder, *, alone: bool, weights: Iterable[float]) -> ServedModel:
+        nice = niceness(folder.manifest.instances.weight, weights)
+        return dress(await load(folder, clock=clock, observer=told, nice=nice, measure_memory=alone))
+
+    async def ready_again(folder: ModelFolder) -> ServedModel:
+        weights = [model.manifest.instances.weight for model in repository]
+        return await ready(folder, alone=False, weights=weights)
+
     async with AsyncExitStack() as stack:
-        for folder in scan(settings.models):
-            model = await load(folder, clock=clock, observer=observer)
-            stack.push_async_callback(_retire, model, door, settings.drain.bound_s)
-            repository.add(model)
+        stack.push_async_callback(_retire_all, repository, bound_s)
+        folders = scan(settings.models)
+        weights = [folder.manifest.instances.weight for folder in folders]
+        for folder in folders:
+            repository.add(await ready(folder, alone=True, weights=weights))
         if settings.default_model is not None:
             repository.resolve(settings.default_model)
-        pool = await stack.enter_async_context(
-            CpuPool(threads=threads, max_waiting=settings.decode.max_waiting, clock=clock)
+        await stack.enter_async_context(MemoryWatch(lambda: map(_watched, repository), clock=clock, observer=told))
+        reloader = Reloader(
+            repository,
+            settings.models,
+            load=ready_again,
+            observer=told,
+            drain_bound_s=settings.drain.bound_s,
+            on_change=on_change,
         )
-        predict = Predict(repository, pool, limits=limits, clock=clock, observer=observer)
+        yield EngineRoom(repository, metrics, observer, counting, LocalStats(repository, live), live, reloader)
+
+
+@asynccontextmanager
+async def open_front(
+    settings: Settings,
+    *,
+    repository: Repository,
+    metrics: Exposition,
+    stats: StatsSource,
+    reloads: Reloads,
+    observer: Observer,
+    door: Door,
+    clock: Clock,
+    logger: logging.Logger,
+) -> AsyncIterator[Front]:
+    """Put together what takes requests; on leaving, end its threads."""
+    share = max(1, settings.frontends)
+    limits = ImageLimits(max_bytes=settings.limits.max_bytes, max_pixels=settings.limits.max_pixels)
+    bodies = ByteBudget(max(settings.limits.max_inflight_bytes // share, limits.max_bytes + FORM_OVERHEAD_BYTES))
+    threads, here_max_pixels = _decoding(settings)
+    async with CpuPool(threads=threads, max_waiting=settings.decode.max_waiting, clock=clock) as pool:
+        predict = Predict(
+            repository, pool, limits=limits, clock=clock, observer=observer, decode_here_max_pixels=here_max_pixels
+        )
         health = HealthCheck(repository, door, clock)
-        metrics.add_live(*_live_gauges(repository, pool, door, health))
         http = build_http(
             predict=predict,
             repository=repository,
             health=health,
             door=door,
             metrics=metrics,
+            stats=stats,
+            reloads=reloads,
+            reload_from=settings.http.reload_from,
             limits=limits,
             clock=clock,
             observer=observer,
             logger=logger,
+            bodies=bodies,
+            max_connections=max(1, settings.http.max_connections // share),
         )
-        for model in repository:
-            await _rehearse(http, model)
-        observer.count()
-        yield Service(http, repository, predict, health, door, metrics)
+        yield Front(http, predict, health, door, pool, bodies)
+
+
+def _decoding(settings: Settings) -> tuple[int, int]:
+    """Decode threads, and the pixels up to which none is needed: a front end has a core to itself, more or less."""
+    threads, here = settings.decode.threads, settings.decode.here_max_pixels
+    if threads == "auto":
+        threads = 1 if settings.frontends else usable_cores()
+    if here == "auto":
+        here = _HERE_MAX_PIXELS if settings.frontends else 0
+    return threads, here
 
 
 async def serve(settings: Settings, *, announce: Callable[[str], None] = lambda _: None) -> bool:
@@ -109,95 +280,68 @@ async def serve(settings: Settings, *, announce: Callable[[str], None] = lambda 
         SetupError: nothing could be served.
     """
     logger = set_up_logging(settings.log_level)
-    tune_process()
-    with _listener(settings) as listener:
+    tune_process(settings.http.max_connections)
+    with bound(settings.http.host, settings.http.port) as listener:
         async with open_service(settings, logger=logger) as service:
             stop = asyncio.Event()
-            with _signals(stop, logger):
-                server = _Server(_uvicorn_config(service.http, settings))
+            reloading = Reloading(service.reloader, logger)
+            with _signals(stop, reloading.begin, logger):
+                server = http_server(service.http, settings)
                 running = asyncio.create_task(server.serve(sockets=[listener]), name="http")
                 await server.listening.wait()
-                host, port = listener.getsockname()[:2]
+                host, port, url = address(listener)
                 logger.info("ready", extra={"host": host, "port": port, "models": len(list(service.repository))})
-                announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+                announce(url)
                 stopping = asyncio.create_task(stop.wait(), name="stop")
                 await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 stopping.cancel()
-                whole = await _drain(service, settings, logger)
+                left, seconds = await drain(service.door, settings)
+                logger.info("drained", extra={"left": left, "seconds": seconds})
                 server.should_exit = True
                 await running
     logger.info("stopped", extra={"left": service.door.inside})
-    return whole
+    return left == 0
 
 
-def tune_process() -> None:
+def http_server(http: ASGIApp, settings: Settings) -> HttpServer:
+    """The server for an application, not yet running."""
+    return HttpServer(http, backlog=settings.http.backlog, keep_alive_s=settings.http.keep_alive_s)
+
+
+async def drain(door: Door, settings: Settings) -> tuple[int, float]:
+    """Close the door, wait for those inside, and keep telling newcomers 503 for a while; who was left, and seconds."""
+    door.close()
+    started_s = asyncio.get_running_loop().time()
+    lingered = asyncio.create_task(asyncio.sleep(settings.drain.linger_s))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(settings.drain.bound_s):
+            await door.emptied()
+    await lingered
+    return door.inside, round(asyncio.get_running_loop().time() - started_s, 3)
+
+
+def tune_process(max_connections: int = 0) -> None:
     """Process-wide choices that libraries leave to the program.
 
     OpenCV's and BLAS' own threads would compete with the decode pool for the same cores. On glibc, memory that was
     freed is kept up to a bound: handing 600 KB arrays back to the system and taking them again costs more (page
-    faults) than decoding does.
+    faults) than decoding does. There shall be files for all connections, as far as the system allows.
     """
     cv2.setNumThreads(1)
     sys.setswitchinterval(0.001)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max_connections + _OTHER_FILES
+    if resource.RLIM_INFINITY not in (soft, hard) and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 4 * 2**20)
         libc.mallopt(_M_TRIM_THRESHOLD, 8 * 2**20)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling: it would close the listening socket before the drain."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so."""
-        try:
-            await super().startup(sockets)
-        finally:
-            self.listening.set()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _uvicorn_config(http: ASGIApp, settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
-        http,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=settings.http.backlog,
-        timeout_keep_alive=int(max(1, settings.http.keep_alive_s)),
-        timeout_graceful_shutdown=1,  # the door has waited already
-    )
-
-
 @contextmanager
-def _listener(settings: Settings) -> Iterator[socket.socket]:
-    """Bind before the models are loaded, so that a taken port is said at once; listen only when ready."""
-    host, port = settings.http.host, settings.http.port
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except (OSError, OverflowError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise BadSettings(f"cannot listen on {host} port {port}: {reason}") from error
-        yield listener
-    finally:
-        listener.close()
-
-
-@contextmanager
-def _signals(stop: asyncio.Event, logger: logging.Logger) -> Iterator[None]:
-    """The first signal drains; the second ends the process at once."""
+def _signals(stop: asyncio.Event, reload: Callable[[], None], logger: logging.Logger) -> Iterator[None]:
+    """The first SIGTERM or SIGINT drains, the second ends the process at once. SIGHUP reloads."""
     loop = asyncio.get_running_loop()
 
     def caught(number: signal.Signals) -> None:
@@ -209,82 +353,37 @@ def _signals(stop: asyncio.Event, logger: logging.Logger) -> Iterator[None]:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, caught, number)
+    loop.add_signal_handler(signal.SIGHUP, reload)
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
 
 
-async def _drain(service: Service, settings: Settings, logger: logging.Logger) -> bool:
-    """Close the door, wait for those inside, and keep telling newcomers 503 for a while."""
-    service.door.close()
-    started_s = asyncio.get_running_loop().time()
-    lingered = asyncio.create_task(asyncio.sleep(min(settings.drain.linger_s, settings.drain.bound_s)), name="linger")
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(settings.drain.bound_s):
-            await service.door.emptied()
-    await lingered
-    seconds = asyncio.get_running_loop().time() - started_s
-    logger.info("drained", extra={"left": service.door.inside, "seconds": round(seconds, 3)})
-    return service.door.inside == 0
+async def _retire_all(repository: Repository, bound_s: Bound) -> None:
+    """Finish what is in, then stop the engines, the last one first."""
+    for model in reversed(list(repository)):
+        await model.retire(bound_s())
 
 
-async def _retire(model: ServedModel, door: Door, bound_s: float) -> None:
-    """Stop one engine. If the door had to be closed on somebody, the time for finishing is used up."""
-    await model.engine.drain(0.1 if door.inside else bound_s)
-    await model.engine.stop()
+def _watched(model: ServedModel) -> Watched:
+    assert model.own is not None
+    return Watched(model.own, model.manifest.batching.max_batch_size)
 
 
-async def _rehearse(http: ASGIApp, model: ServedModel) -> None:
-    """Send golden images through the whole application, so that no caller pays for what is done only once."""
-    case = integrity.golden_cases(model.folder)[0]
-    await asyncio.gather(*(_ask(http, model, case.image) for _ in range(_REHEARSALS)))
+def queued_items(repository: Repository) -> list[tuple[str, int, int]]:
+    """Name, version and items that wait of each model."""
+    return [(model.name, model.version, model.engine.queued) for model in repository]
 
 
-async def _ask(http: ASGIApp, model: ServedModel, image: bytes) -> None:
-    boundary = "rehearsal"
-    body = b'--%b\r\nContent-Disposition: form-data; name="image"\r\n\r\n%b\r\n--%b--\r\n' % (
-        boundary.encode(),
-        image,
-        boundary.encode(),
-    )
-    statuses: list[int] = []
-    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": "/predict",
-        "raw_path": b"/predict",
-        "root_path": "",
-        "query_string": f"model={model.name}&version={model.version}".encode(),
-        "headers": [(b"content-type", f"multipart/form-data; boundary={boundary}".encode())],
-        "client": None,
-        "server": None,
-    }
-
-    async def receive() -> dict[str, object]:
-        return next(messages, {"type": "http.disconnect"})
-
-    async def send(message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            statuses.append(message["status"])
-
-    await http(scope, receive, send)
-    if statuses != [200]:
-        raise SetupError(f"{model.name}: its own golden image was answered with {statuses}; is a limit below it?")
-
-
-def _live_gauges(repository: Repository, pool: CpuPool, door: Door, health: HealthCheck) -> tuple[LiveGauge, ...]:
-    def queued() -> list[tuple[dict[str, str], float]]:
-        return [({"model": m.name, "version": str(m.version)}, float(m.engine.queued)) for m in repository]
-
+def _gauges(room: EngineRoom, front: Front) -> tuple[LiveGauge, ...]:
     return (
-        LiveGauge("isocenter_queue_items", "Requests waiting in an engine's queue.", queued),
-        LiveGauge("isocenter_decode_waiting_items", "Images in the decode pool.", lambda: [({}, float(pool.waiting))]),
-        LiveGauge("isocenter_requests_in_progress", "Requests inside.", lambda: [({}, float(door.inside))]),
-        LiveGauge("isocenter_ready", "1 if requests should be sent here.", lambda: [({}, float(health.ready()))]),
+        *engine_gauges(lambda: queued_items(room.repository)),
+        *front_gauges(
+            decoding=lambda: front.pool.waiting,
+            inside=lambda: front.door.inside,
+            body_bytes=lambda: front.bodies.in_use_bytes,
+            ready=front.health.ready,
+        ),
     )

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from isocenter.core.errors import BadSettings
+from isocenter.serving.budget import FORM_OVERHEAD_BYTES
 
 PREFIX = "ISOCENTER_"
 DELIMITER = "__"
@@ -31,6 +32,10 @@ class HttpSettings(Group):
     """Connections that may wait to be accepted."""
     keep_alive_s: Annotated[float, Field(gt=0)] = 75.0
     """How long an idle connection is kept."""
+    reload_from: Literal["loopback", "anywhere", "nowhere"] = "loopback"
+    """Where `POST /v1/models/{model}:reload` is taken from. Behind a proxy on this machine, everybody looks local."""
+    max_connections: Annotated[int, Field(ge=1)] = 4096
+    """Connections that are served at a time; on more, requests are told `overloaded` and the connection is closed."""
 
 
 class LimitSettings(Group):
@@ -40,15 +45,29 @@ class LimitSettings(Group):
     """Largest request body."""
     max_pixels: Annotated[int, Field(ge=1)] = 64_000_000
     """Largest image, in pixels, as its header announces it."""
+    max_inflight_bytes: Annotated[int, Field(ge=1)] = 512 * 2**20
+    """Bytes of all request bodies that are held at a time; over it, requests are shed with `overloaded` before they are
+    read. With several front ends, each has its share."""
 
 
 class DecodeSettings(Group):
     """The pool that decodes and preprocesses."""
 
     threads: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
-    """Decode threads; auto takes the usable cores."""
+    """Decode threads; auto takes the usable cores in one process, and one in each front end."""
     max_waiting: Annotated[int, Field(ge=1)] = 512
     """Images that may wait to be decoded; more are shed with `overloaded`."""
+    here_max_pixels: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Images up to so many pixels are decoded on the event loop, without a thread: cheaper, and nothing else happens in
+    that process meanwhile. auto: 400,000 (about 2 ms) in front ends, and none in one process."""
+
+
+class LinkSettings(Group):
+    """What lies between the front ends and the engine process."""
+
+    arena_mib: Annotated[int, Field(ge=1, le=1_048_576)] = 512
+    """Shared memory of each front end for pixels on their way to the models, at most; used as needed. When it is full,
+    requests are shed with `overloaded`."""
 
 
 class DrainSettings(Group):
@@ -82,6 +101,7 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     limits: LimitSettings = LimitSettings()
     decode: DecodeSettings = DecodeSettings()
+    link: LinkSettings = LinkSettings()
     drain: DrainSettings = DrainSettings()
 
 
@@ -97,11 +117,15 @@ def load_settings(**given: Any) -> Settings:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise BadSettings(f"unknown settings: {', '.join(sorted(unknown))}{hint}")
     try:
-        return Settings(**given)
+        settings = Settings(**given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = DELIMITER.join(str(part) for part in first["loc"]).upper()
         raise BadSettings(f"{PREFIX}{where}: {first['msg']} (got {first.get('input')!r})") from error
+    inflight, largest = settings.limits.max_inflight_bytes, settings.limits.max_bytes + FORM_OVERHEAD_BYTES
+    if inflight < largest:
+        raise BadSettings(f"{PREFIX}LIMITS__MAX_INFLIGHT_BYTES: {inflight} is below one largest body of {largest}")
+    return settings
 
 
 def known_variables() -> list[str]:

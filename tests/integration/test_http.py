@@ -15,7 +15,7 @@ from PIL import Image
 
 from conftest import MODELS
 from isocenter.api.http import schemas
-from isocenter.app import Service, open_service
+from isocenter.app import Composition, open_service
 from isocenter.core.errors import SetupError
 from isocenter.imaging.phantoms import brain_slice
 from isocenter.settings import load_settings
@@ -35,13 +35,13 @@ PNG = encoded(PHANTOM.pixels)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def service() -> AsyncIterator[Service]:
+async def service() -> AsyncIterator[Composition]:
     async with open_service(load_settings(models=MODELS, limits={"max_bytes": 1_000_000})) as service:
         yield service
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def client(service: Service) -> AsyncIterator[httpx.AsyncClient]:
+async def client(service: Composition) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(service.http)
     async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
         yield client

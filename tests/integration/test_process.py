@@ -28,6 +28,10 @@ def png(seed: int) -> bytes:
 IMAGE = png(3_100_000)
 
 
+ONE, TWO = (), ("--frontends", "2")
+in_both_modes = pytest.mark.parametrize("mode", [ONE, TWO], ids=["one process", "front ends"])
+
+
 class Clients:
     """Callers in a closed loop, each on connections of its own, until the server is gone."""
 
@@ -89,8 +93,9 @@ class Clients:
             self.outcomes[what] += 1
 
 
-def test_sigterm_amid_64_callers_loses_none_and_tells_newcomers_to_come_back() -> None:
-    with running(MODELS, ISOCENTER_DRAIN__LINGER_S="0.5", ISOCENTER_LOG_LEVEL="debug") as server:
+@in_both_modes
+def test_sigterm_amid_64_callers_loses_none_and_tells_newcomers_to_come_back(mode: tuple[str, ...]) -> None:
+    with running(MODELS, *mode, ISOCENTER_DRAIN__LINGER_S="0.5", ISOCENTER_LOG_LEVEL="debug") as server:
         clients = Clients(server, 64)
         clients.start()
 
@@ -111,8 +116,9 @@ def test_sigterm_amid_64_callers_loses_none_and_tells_newcomers_to_come_back() -
     assert drained["left"] == 0
 
 
-def test_readiness_goes_first_and_liveness_last() -> None:
-    with running(MODELS, ISOCENTER_DRAIN__LINGER_S="20") as server:
+@in_both_modes
+def test_readiness_goes_first_and_liveness_last(mode: tuple[str, ...]) -> None:
+    with running(MODELS, *mode, ISOCENTER_DRAIN__LINGER_S="20") as server:
         assert server.get("/readyz") == (200, {"status": "ready"})
         server.process.send_signal(signal.SIGTERM)
         while server.get("/readyz")[0] == 200:
@@ -129,13 +135,14 @@ def refused(models: Path, *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(models, *more), capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_port_that_is_taken_is_said_in_one_sentence() -> None:
+@in_both_modes
+def test_a_port_that_is_taken_is_said_in_one_sentence(mode: tuple[str, ...]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
 
-        ended = refused(MODELS, "--port", port)
+        ended = refused(MODELS, "--port", port, *mode)
 
     assert ended.returncode == 2
     assert f"cannot listen on 127.0.0.1 port {port}" in " ".join(ended.stderr.split())
@@ -148,38 +155,42 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def test_weights_that_were_changed_are_not_served(copy: Path) -> None:
+@in_both_modes
+def test_weights_that_were_changed_are_not_served(copy: Path, mode: tuple[str, ...]) -> None:
     weights = copy / "brain-mri-classifier" / "1" / "model.onnx"
     weights.write_bytes(weights.read_bytes() + b"\0")
 
-    ended = refused(copy)
+    ended = refused(copy, *mode)
 
     assert ended.returncode == 2
     assert "sha256" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_a_golden_answer_that_is_not_reproduced_stops_the_start(copy: Path) -> None:
+@in_both_modes
+def test_a_golden_answer_that_is_not_reproduced_stops_the_start(copy: Path, mode: tuple[str, ...]) -> None:
     case = copy / "brain-mri-classifier" / "1" / "golden" / "case-1.json"
     data = json.loads(case.read_text())
     data["logits"][0] += 1.0
     case.write_text(json.dumps(data))
 
-    ended = refused(copy)
+    ended = refused(copy, *mode)
 
     assert ended.returncode == 2
     assert "golden values are off" in " ".join(ended.stderr.split())
 
 
-def test_a_folder_without_models_is_named(tmp_path: Path) -> None:
-    ended = refused(tmp_path)
+@in_both_modes
+def test_a_folder_without_models_is_named(tmp_path: Path, mode: tuple[str, ...]) -> None:
+    ended = refused(tmp_path, *mode)
 
     assert ended.returncode == 2
     assert "no model in" in " ".join(ended.stderr.split())
 
 
-def test_log_lines_carry_no_file_name_and_no_pixel() -> None:
-    with running(MODELS, ISOCENTER_LOG_LEVEL="debug") as server:
+@in_both_modes
+def test_log_lines_carry_no_file_name_and_no_pixel(mode: tuple[str, ...]) -> None:
+    with running(MODELS, *mode, ISOCENTER_LOG_LEVEL="debug") as server:
         boundary = "b0undary"
         body = (
             f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="Doe^John.png"\r\n\r\n'.encode()

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from isocenter.app import Service, open_service, tune_process
+from isocenter.app import Composition, open_service, tune_process
 from isocenter.cli.outcome import Outcome, Tell, answered, failed, refused
 from isocenter.core.clock import SystemClock
 from isocenter.core.deadline import Deadline
@@ -47,7 +47,7 @@ async def _ask_all(
             raise group.exceptions[0] from group
 
 
-async def _ask(service: Service, file: Path, model: str, version: int, max_bytes: int) -> Outcome:
+async def _ask(service: Composition, file: Path, model: str, version: int, max_bytes: int) -> Outcome:
     request_id = uuid.uuid4().hex
     try:
         image = await asyncio.to_thread(read_image, file, max_bytes)

@@ -31,6 +31,7 @@ HINTS: Final[dict[str, str]] = {
     "digest_mismatch": "put the right weights back, or name the new sha256 in model.yaml if they are meant to change",
     "golden_mismatch": "isocenter check MODEL shows how far it is off; export again, or look at the runtime's version",
     "batch_variance": "export the model in evaluation mode and with a dynamic batch axis",
+    "reload_refused": "isocenter check MODEL shows what is wrong with the new version",
     "missing_extra": "isocenter doctor lists what is installed and what each extra brings",
     "bad_settings": "isocenter serve --help lists the options; each ISOCENTER_* variable is checked as well",
     "unknown_model": "isocenter models lists what is there; --models names another repository",

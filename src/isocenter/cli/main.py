@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from isocenter.cli import check, doctor, models, phantoms, predict, serve, version
+from isocenter.cli import check, doctor, models, phantoms, plan, predict, serve, simulate, version
 from isocenter.cli.errors import Exit, explain
 
 # A command's own imports happen inside it: `isocenter --help` must not wait for a web server and a model runtime.
@@ -81,6 +81,8 @@ app.command("serve")(serve.serve)
 app.command("predict")(predict.predict)
 app.command("check")(check.check)
 app.command("models")(models.models)
+app.command("plan")(plan.plan)
+app.command("simulate")(simulate.simulate)
 app.command("phantoms")(phantoms.phantoms)
 app.command("doctor")(doctor.doctor)
 app.command("version")(version.version)

@@ -37,11 +37,20 @@ def serve(
         log_level=log_level,
         http={"host": host, "port": port},
     )
-    from isocenter.app import serve as serve_until_stopped
-    from isocenter.repository.layout import scan
+    if settings.frontends:
+        import asyncio
 
-    count = len({folder.manifest.name for folder in scan(settings.models)})
-    if not _run(serve_until_stopped(settings, announce=lambda address: _announce(address, count))):
+        from isocenter.supervisor.supervise import serve as serve_in_processes
+
+        # Not uvloop: the supervisor has next to nothing to do, and should be light.
+        whole = asyncio.run(serve_in_processes(settings, announce=_announce))
+    else:
+        from isocenter.app import serve as serve_until_stopped
+        from isocenter.repository.layout import scan
+
+        count = len({folder.manifest.name for folder in scan(settings.models)})
+        whole = _run(serve_until_stopped(settings, announce=lambda address: _announce(address, count)))
+    if not whole:
         raise typer.Exit(Exit.NOT_ALL)
 
 

@@ -22,17 +22,21 @@ It carries no HTTP status: that is decided at the edge (`isocenter.api.http.prob
     ├── Refused                 right request, wrong moment: try again
     │   ├── Overloaded          overloaded
     │   ├── Draining            draining
-    │   └── NotReady            not_ready
+    │   ├── NotReady            not_ready
+    │   └── Unavailable         unavailable
     ├── DeadlineExceeded        deadline_exceeded
     ├── Abandoned               abandoned
     ├── ModelFault              the model or its runtime failed
     │   ├── RuntimeFault        runtime_fault
+    │   │   └── OutOfMemory     out_of_memory
+    │   ├── RunHung             run_hung
     │   └── NumericFailure      numeric_failure
     └── SetupError              found at start-up or by `isocenter check`
         ├── BadManifest         bad_manifest
         ├── DigestMismatch      digest_mismatch
         ├── GoldenMismatch      golden_mismatch
         ├── BatchVariance       batch_variance
+        ├── ReloadRefused       reload_refused
         ├── MissingExtra        missing_extra
         └── BadSettings         bad_settings
 """
@@ -193,6 +197,12 @@ class NotReady(Refused):
     code = "not_ready"
 
 
+class Unavailable(Refused):
+    """The engine process is gone; it is being started again."""
+
+    code = "unavailable"
+
+
 class DeadlineExceeded(IsocenterError):
     """The deadline passed before the answer was there."""
 
@@ -215,6 +225,18 @@ class RuntimeFault(ModelFault):
     """The runtime raised."""
 
     code = "runtime_fault"
+
+
+class OutOfMemory(RuntimeFault):
+    """The runtime had no memory for the run, not even for a smaller one."""
+
+    code = "out_of_memory"
+
+
+class RunHung(ModelFault):
+    """The run took so much longer than any before that its instance was given up."""
+
+    code = "run_hung"
 
 
 class NumericFailure(ModelFault):
@@ -251,6 +273,12 @@ class BatchVariance(SetupError):
     """An answer depends on the other items of its batch."""
 
     code = "batch_variance"
+
+
+class ReloadRefused(SetupError):
+    """A version in the folder is not what it claims to be; what was served before still is."""
+
+    code = "reload_refused"
 
 
 class MissingExtra(SetupError):

@@ -19,7 +19,8 @@ class Enqueued:
 class Shed:
     """Work was refused at the door.
 
-    `reason` is a fixed word: queue_full, decode_full, draining, not_ready or deadline_exceeded.
+    `reason` is a fixed word: would_be_late, queue_full, queue_bytes, memory, decode_full, draining, not_ready or
+    deadline_exceeded.
     """
 
     model: str
@@ -74,12 +75,47 @@ class BatchFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class InstanceChanged:
+    """An instance left its group or came into it.
+
+    `what` is a fixed word: suspected (it failed and is examined), recovered (it passed), hung, broken, rebuilt,
+    not_rebuilt, fallback (another runtime answers now) or retired (that one is no longer needed).
+    """
+
+    model: str
+    version: int
+    what: str
+
+
+PRESSURE_LEVELS = ("normal", "half", "quarter", "one", "shed", "free")
+"""How short memory is, mildest first. half, quarter, one: the largest batch; shed, free: new work is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPressure:
+    """Memory became shorter or longer. `level` is one of `PRESSURE_LEVELS`; the bytes are those of the closest bound."""
+
+    level: str
+    available_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class StateChanged:
     """A model version moved on in its life."""
 
     model: str
     version: int
     state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What is served changed. `what` is added, replaced or removed."""
+
+    model: str
+    version: int
+    what: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +131,18 @@ class Answered:
 
 
 Event: TypeAlias = (
-    Enqueued | Shed | Expired | AbandonedInQueue | BatchStarted | BatchFinished | BatchFailed | StateChanged | Answered
+    Enqueued
+    | Shed
+    | Expired
+    | AbandonedInQueue
+    | BatchStarted
+    | BatchFinished
+    | BatchFailed
+    | InstanceChanged
+    | MemoryPressure
+    | StateChanged
+    | Reloaded
+    | Answered
 )
 
 

@@ -17,6 +17,8 @@ class Request:
     item: Tensors
     deadline: Deadline
     priority: int = 0
+    group: str = ""
+    """Items of one caller's larger piece of work, as the windows of a volume. Groups take turns; empty: by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +39,5 @@ class Result:
 
     outputs: Tensors
     timings: EngineTimings
+    fallback: str = ""
+    """What answered in place of the model's own runtime, as the manifest names it; empty: the model's own did."""

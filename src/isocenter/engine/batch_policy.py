@@ -1,8 +1,15 @@
 """When to run, and how many items at once. Pure: reads no clock, changes nothing."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
+
+from isocenter.engine.cost import CostModel
+
+# A batch may take so much of a caller's time: who comes just after one started waits for it and for his own.
+BATCH_SHARE = 0.45
+# Where one item more costs nearly a run of its own, an instance does not idle for it.
+FLAT_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +25,8 @@ class BatchRules:
     """What is kept free before the earliest deadline when waiting: timers and hand-over are not exact."""
     allowed_batch_sizes: tuple[int, ...] = ()
     """The sizes that were warmed; 1 always is. Empty: all up to the largest."""
+    sizes: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """Every size that a queue may be cut at, the smallest first."""
     _cut: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -30,6 +39,7 @@ class BatchRules:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is a number of seconds, 0 or more, not {getattr(self, name)}")
         object.__setattr__(self, "_cut", self._cut_table())
+        object.__setattr__(self, "sizes", tuple(sorted(set(self._cut) - {0})))
 
     def _cut_table(self) -> tuple[int, ...]:
         every = range(1, self.max_batch_size + 1)
@@ -46,6 +56,16 @@ class BatchRules:
         """The largest useful batch: with this many items waiting, more company changes nothing."""
         return self._cut[-1]
 
+    def capped(self, size: int) -> "BatchRules":
+        """The same rules with no batch above a size (1 at least)."""
+        cap = max(1, min(size, self.max_batch_size))
+        return replace(
+            self,
+            max_batch_size=cap,
+            preferred_batch_sizes=tuple(s for s in self.preferred_batch_sizes if s <= cap),
+            allowed_batch_sizes=tuple(s for s in self.allowed_batch_sizes if s <= cap) or (1,),
+        )
+
 
 class Waiting(NamedTuple):
     """What the policy sees of a queue."""
@@ -53,6 +73,16 @@ class Waiting(NamedTuple):
     items: int
     oldest_enqueued_at_s: float
     earliest_deadline_s: float
+
+
+class Expected(NamedTuple):
+    """What is known of the model's speed and of its callers."""
+
+    cost: CostModel
+    budget_s: float = math.inf
+    """The time that callers usually give; a batch shall not use it all up."""
+    arrivals_per_s: float | None = None
+    """None: not known, so company is waited for as long as the rules allow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +109,7 @@ _IDLE = Idle()
 
 
 def decide(
-    waiting: Waiting,
-    *,
-    idle_instances: int,
-    now_s: float,
-    rules: BatchRules,
-    service_s: float | None = None,
-    batching_pays: bool = True,
+    waiting: Waiting, *, idle_instances: int, now_s: float, rules: BatchRules, expected: Expected | None = None
 ) -> Decision:
     """Decide what the scheduler does next.
 
@@ -94,16 +118,46 @@ def decide(
         idle_instances: how many could start a batch now.
         now_s: on the axis of the queue's instants.
         rules: the model's.
-        service_s: predicted run time of the largest useful batch, None if unknown.
-        batching_pays: False where run time is proportional to batch size; then nothing is gained by waiting, and
-            what is there is spread over the idle instances.
+        expected: what runs cost and who comes; None before a warm-up, then the largest batch is taken to be the best.
     """
     if waiting.items == 0 or idle_instances == 0:
         return _IDLE
-    if not batching_pays:
-        return Dispatch(rules.cut(-(-waiting.items // idle_instances)))
-    if waiting.items >= rules.largest:
-        return Dispatch(rules.cut(waiting.items))
-    start_by_s = waiting.earliest_deadline_s - (service_s or 0.0) - rules.deadline_margin_s
-    wait_until_s = min(waiting.oldest_enqueued_at_s + rules.max_queue_delay_s, start_by_s)
-    return Dispatch(rules.cut(waiting.items)) if now_s >= wait_until_s else WaitUntil(wait_until_s)
+    if expected is None:
+        if waiting.items >= rules.largest:
+            return Dispatch(rules.largest)
+        start_by_s = waiting.earliest_deadline_s - rules.deadline_margin_s
+        wait_until_s = min(waiting.oldest_enqueued_at_s + rules.max_queue_delay_s, start_by_s)
+        return Dispatch(rules.cut(waiting.items)) if now_s >= wait_until_s else WaitUntil(wait_until_s)
+    wanted = batch_for(expected.budget_s, rules.sizes, expected.cost)
+    share = -(-waiting.items // idle_instances)
+    if waiting.items >= wanted:
+        return Dispatch(_in_time(rules.cut(min(wanted, share)), waiting.earliest_deadline_s - now_s, rules, expected))
+    wait_until_s = min(
+        waiting.oldest_enqueued_at_s + rules.max_queue_delay_s,
+        waiting.earliest_deadline_s - expected.cost.promise_s(waiting.items + 1) - rules.deadline_margin_s,
+    )
+    if now_s < wait_until_s and _company_pays(waiting.items, expected):
+        return WaitUntil(wait_until_s)
+    return Dispatch(_in_time(rules.cut(share), waiting.earliest_deadline_s - now_s, rules, expected))
+
+
+def batch_for(budget_s: float, sizes: tuple[int, ...], cost: CostModel) -> int:
+    """The batch size to work with if callers give so much time."""
+    return cost.efficient_size(sizes, within_s=BATCH_SHARE * budget_s)
+
+
+def _in_time(size: int, left_s: float, rules: BatchRules, expected: Expected) -> int:
+    """The largest size up to `size` that ends before the earliest deadline; `size` itself if none does."""
+    if expected.cost.promise_s(size) + rules.deadline_margin_s <= left_s:
+        return size
+    fitting = [s for s in rules.sizes if s < size and expected.cost.promise_s(s) + rules.deadline_margin_s <= left_s]
+    # Where even one alone would be late, being late together costs the others less.
+    return fitting[-1] if fitting else size
+
+
+def _company_pays(items: int, expected: Expected) -> bool:
+    """Whether an instance saves more by running one item more in this batch than it loses by waiting for that item."""
+    saved_s = expected.cost.service_s(1) + expected.cost.service_s(items) - expected.cost.service_s(items + 1)
+    if saved_s <= FLAT_SHARE * expected.cost.service_s(1):
+        return False
+    return expected.arrivals_per_s is None or saved_s * expected.arrivals_per_s > 1.0

@@ -1,76 +1,36 @@
 """The door to one model version: admission, start, warm-up, drain, stop."""
 
 import asyncio
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from isocenter.core.clock import Clock
-from isocenter.core.errors import (
-    DeadlineExceeded,
-    Draining,
-    IsocenterError,
-    NotReady,
-    Overloaded,
-    Refused,
-    RuntimeFault,
-)
-from isocenter.core.events import Observer, Shed
+from isocenter.core.deadline import Deadline
+from isocenter.core.errors import Draining, IsocenterError, RuntimeFault
+from isocenter.core.events import Observer
 from isocenter.core.reply import Reply
 from isocenter.core.request import Request, Result
-from isocenter.core.tensor import Tensors, TensorSpec
+from isocenter.core.tensor import Tensors
+from isocenter.engine.admission import Admission
+from isocenter.engine.backlog import Backlog, Counts, Place
 from isocenter.engine.batch import check_item
 from isocenter.engine.batch_policy import BatchRules
-from isocenter.engine.cost import CostTable
-from isocenter.engine.instance import Instance, RunFailed
+from isocenter.engine.cost import CostModel
+from isocenter.engine.doorkeeper import Doorkeeper, QueueLimits, View
+from isocenter.engine.instance import Instance
+from isocenter.engine.instance_group import InstanceGroup, OpenSession
 from isocenter.engine.lifecycle import Lifecycle, State
-from isocenter.engine.queue import RequestQueue
-from isocenter.engine.scheduler import Scheduler
+from isocenter.engine.protocol import Engine as Engine
+from isocenter.engine.protocol import Reservation as Reservation
+from isocenter.engine.queue import Answerable, Entry, RequestQueue
+from isocenter.engine.scheduler import Runner, Scheduler
+from isocenter.engine.warm_up import measured_s
 from isocenter.runtimes.base import Session
 
-
-class Engine(Protocol):
-    """What the use cases know of an engine, wherever it runs."""
-
-    @property
-    def model(self) -> str: ...
-
-    @property
-    def version(self) -> int: ...
-
-    @property
-    def state(self) -> State: ...
-
-    @property
-    def queued(self) -> int:
-        """Items that wait for an instance."""
-        ...
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """What an item is made of, without a batch axis."""
-        ...
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """What an answer is made of, without a batch axis."""
-        ...
-
-    async def infer(self, request: Request) -> Result:
-        """Run one item in the company of others; an answer before its deadline, or an error.
-
-        Raises:
-            InputNotAccepted: the item is not what the model takes.
-            Overloaded: the queue is full.
-            Draining: the engine is stopping.
-            NotReady: the engine is not ready yet, or has failed.
-            DeadlineExceeded: the deadline passed at the door, in the queue or during the run.
-            RuntimeFault: the runtime raised on this item.
-            NumericFailure: the answer holds NaN or infinity.
-        """
-        ...
+# How long batches stay smaller after a run had no memory.
+SMALLER_FOR_S = 30.0
 
 
 class InlineEngine:
@@ -89,6 +49,15 @@ class InlineEngine:
         max_queue_size: int,
         clock: Clock,
         observer: Observer,
+        max_queue_bytes: int | None = None,
+        timeout_s: float = 10.0,
+        nice: int = 0,
+        open_session: OpenSession | None = None,
+        open_fallback: OpenSession | None = None,
+        fallback: str = "",
+        free: Callable[[], None] = lambda: None,
+        backlog: Backlog | None = None,
+        of_all: Counts | None = None,
         drain_bound_s: float = 10.0,
         stop_bound_s: float = 5.0,
     ) -> None:
@@ -96,27 +65,60 @@ class InlineEngine:
             raise ValueError("an engine needs at least one session")
         self.model = model
         self.version = version
+        self.timeout_s = timeout_s
         self._clock = clock
         self._observer = observer
         self._drain_bound_s = drain_bound_s
         self._stop_bound_s = stop_bound_s
+        self._free = free
+        self._can_recover = open_session is not None
         self._life = Lifecycle(model, version, observer)
-        self._costs: CostTable | None = None
-        self._queue = RequestQueue(max_queue_size)
-        self._instances = [
-            Instance(session, name=f"{model}-{version}-{n}", max_batch_size=rules.max_batch_size, clock=clock)
-            for n, session in enumerate(sessions)
-        ]
+        self._rules = rules
+        self._caps: dict[str, int] = {}
+        self._memory_is_short = False
+        self._queue = RequestQueue(max_queue_size, backlog=backlog or Backlog(2 * timeout_s))
+        self._group = InstanceGroup(
+            model,
+            version,
+            sessions,
+            max_batch_size=rules.max_batch_size,
+            clock=clock,
+            observer=observer,
+            nice=nice,
+            open_session=open_session,
+            open_fallback=open_fallback,
+            fallback=fallback,
+            on_lost=self._lost,
+            on_back=self._back,
+            dismiss=lambda runner: self._scheduler.dismiss(runner),
+        )
+        self.inputs = self._group.inputs
+        self.outputs = self._group.outputs
+        self.limits = QueueLimits.of(self.inputs, items=max_queue_size, most_bytes=max_queue_bytes)
+        self._door = Doorkeeper(
+            model,
+            version,
+            observer=observer,
+            admission=Admission(self._queue.backlog, timeout_s=timeout_s, of_all=of_all),
+            limits=self.limits,
+        )
         self._scheduler = Scheduler(
             model,
             version,
             queue=self._queue,
-            instances=self._instances,
+            instances=self._group.instances,
+            inputs=self.inputs,
             rules=rules,
             clock=clock,
             observer=observer,
+            soon=lambda step: self._loop.call_soon(self._guarded, step),
+            on_sick=self._group.examine,
+            on_hung=self._group.hung,
+            on_short_of_memory=self._short_of_memory,
+            on_empty=self._tell_empty,
         )
-        self._scheduling: asyncio.Task[None] | None = None
+        self._scheduler.admission = self._door.admission
+        self._waiting_for_empty: list[asyncio.Future[bool]] = []
 
     @property
     def state(self) -> State:
@@ -124,83 +126,126 @@ class InlineEngine:
         return self._life.state
 
     @property
+    def backlog(self) -> Backlog:
+        """What is queued, and the places held for those to come."""
+        return self._queue.backlog
+
+    @property
+    def caution_s(self) -> float:
+        """What admission keeps free of every request's time, as learned from those that were late."""
+        return self._door.admission.caution_s
+
+    @property
     def queued(self) -> int:
         """Items that wait for an instance."""
         return len(self._queue)
 
     @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """What an item is made of, without a batch axis."""
-        return self._instances[0].inputs
+    def instances(self) -> int:
+        """Instances that take batches now."""
+        return self._scheduler.working
 
     @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """What an answer is made of, without a batch axis."""
-        return self._instances[0].outputs
+    def service_s(self) -> Mapping[int, float]:
+        """Seconds of a run by batch size, as they are believed now; empty before a warm-up."""
+        return self._scheduler.cost.curve() if self._scheduler.cost is not None else {}
 
     # Requests.
 
-    async def infer(self, request: Request) -> Result:
+    def check(self, deadline: Deadline, *, priority: int = 0, ready_in_s: float = 0.0) -> None:
+        """Refuse what could not be answered in time; see `Engine.check`."""
+        now_s = self._clock.now_s()
+        self._door.check(deadline, priority, ready_in_s=ready_in_s, now_s=now_s, view=self.view(now_s))
+
+    def view(self, now_s: float) -> View:
+        """What a doorkeeper sees of it, here or in another process."""
+        scheduler = self._scheduler
+        return View(
+            state=self._life.state,
+            held=self._queue.backlog.total,
+            memory_is_short=self._memory_is_short,
+            busy=scheduler.busy(now_s),
+            cost=scheduler.cost,
+            knows=scheduler.knows(now_s),
+            sizes=scheduler.rules.sizes,
+        )
+
+    def reserve(self, deadline: Deadline, *, priority: int = 0, ready_in_s: float = 0.0) -> Reservation:
+        """Refuse what could not be answered in time, or hold a place; see `Engine.reserve`."""
+        self.check(deadline, priority=priority, ready_in_s=ready_in_s)
+        return Place(
+            self._queue.backlog, deadline.at_s, priority, now_s=self._clock.now_s(), on_release=self._scheduler.wake
+        )
+
+    async def infer(self, request: Request, reservation: Reservation | None = None) -> Result:
         """Run one item in the company of others; see `Engine.infer` for what is raised."""
-        self._admit(request)
-        entry = self._scheduler.submit(request, Reply(self._loop))
+        place = reservation or self.reserve(request.deadline, priority=request.priority)
+        reply: Reply[Result] = Reply(self._loop)
+        entry = self.submit(request, reply, place)
         try:
-            return await entry.reply.wait()
+            return await reply.wait()
         except asyncio.CancelledError:
             self._scheduler.leave(entry)
             raise
 
-    def _admit(self, request: Request) -> None:
-        if self._life.state is not State.READY:
-            raise self._closed()
-        check_item(request.item, self.inputs)
-        now_s = self._clock.now_s()
-        if request.deadline.expired(now_s):
-            self._shed(DeadlineExceeded.code)
-            late_s = now_s - request.deadline.at_s
-            raise DeadlineExceeded(
-                f"the deadline had passed by {late_s:.3f} s when the item came to the engine",
-                details={"waited_s": 0.0, "where": "door"},
+    def submit(self, request: Request, reply: Answerable, reservation: Reservation | None = None) -> Entry:
+        """Take in one item that was admitted: by a reservation here, or (without one) at a door in another process.
+
+        Raises:
+            InputNotAccepted: the item is not what the model takes.
+            Overloaded: the queue is full.
+            Draining, NotReady, DeadlineExceeded: what may have come about since the admission.
+        """
+        try:
+            check_item(request.item, self.inputs)
+            self._door.check_again(
+                request.deadline, now_s=self._clock.now_s(), state=self._life.state, queued=len(self._queue)
             )
-        if self._queue.full:
-            self._shed("queue_full")
-            raise Overloaded(
-                f"{len(self._queue)} items are queued, the limit is {self._queue.limit}",
-                details={"queued": len(self._queue), "limit": self._queue.limit},
-                retry_after_s=self._clear_s(),
-            )
+            cell = reservation.take() if isinstance(reservation, Place) else None
+            return self._scheduler.submit(request, reply, cell=cell)
+        finally:
+            if reservation is not None:
+                reservation.release()
 
-    def _closed(self) -> Refused:
-        state = self._life.state
-        if state in (State.DRAINING, State.STOPPED):
-            self._shed("draining")
-            return Draining(f"{self.model} {self.version} is {state}", details={"state": state.value})
-        self._shed("not_ready")
-        return NotReady(f"{self.model} {self.version} is {state}", details={"state": state.value})
+    def leave(self, entry: Entry) -> None:
+        """The caller of a submitted item has left; his reply was settled before."""
+        self._scheduler.leave(entry)
 
-    def _shed(self, reason: str) -> None:
-        self._observer.observe(Shed(self.model, self.version, reason))
+    # Memory.
 
-    def _clear_s(self) -> float | None:
-        """Predicted seconds until all that is in is done; None before a warm-up has measured anything."""
-        if self._costs is None:
-            return None
-        return self._costs.clear_s(len(self._queue) + self._scheduler.in_flight, instances=len(self._instances))
+    def limit_batch(self, size: int | None) -> None:
+        """Form no batch above a size until told otherwise; None takes the limit away."""
+        self._cap("pressure", size)
+
+    def shed_for_memory(self, on: bool) -> None:
+        """Refuse new work while memory is short."""
+        self._memory_is_short = on
+
+    def _short_of_memory(self, size: int) -> None:
+        """A run of so many items had no memory: free what can be freed, and ask for less for a while."""
+        self._free()
+        self._cap("out_of_memory", max(1, size // 2))
+        self._clock.call_at(self._clock.now_s() + SMALLER_FOR_S, lambda: self._cap("out_of_memory", None))
+
+    def _cap(self, why: str, size: int | None) -> None:
+        self._caps.pop(why, None)
+        if size is not None:
+            self._caps[why] = size
+        rules = self._rules
+        self._scheduler.rules = rules.capped(min(self._caps.values())) if self._caps else rules
 
     # Life.
 
     async def start(self) -> None:
-        """Start the threads and the scheduler. Next: `warm_up`, then `open`."""
+        """Start the threads. Next: `warm_up`, then `open`."""
         self._loop = asyncio.get_running_loop()
         self._life.to(State.WARMING)
-        for instance in self._instances:
-            instance.start()
-        self._scheduling = self._loop.create_task(self._schedule(), name=f"{self.model}-{self.version}-scheduler")
+        self._group.start()
 
     async def warm_up(self, sizes: Iterable[int], item: Tensors, *, repeats: int = 3) -> Mapping[int, float]:
-        """Run every size on every instance, all instances at once as under load; median service seconds by size.
+        """Run every size on every instance, all instances at once as under load; service seconds by size.
 
-        Only these sizes, and 1, are run from here on. The first run of a size is not counted.
+        Only these sizes, and 1, are run from here on. The first round is not counted.
 
         Raises:
             InputNotAccepted: the item is not what the model takes.
@@ -209,40 +254,36 @@ class InlineEngine:
         if self._life.state is not State.WARMING:
             raise RuntimeError(f"an engine that is {self._life.state} cannot be warmed up")
         check_item(item, self.inputs)
-        rules = replace(self._scheduler.rules, allowed_batch_sizes=tuple(sorted({1, *sizes})))
-        medians = await self._measure(rules.allowed_batch_sizes, item, repeats)
-        self._costs = CostTable(medians)
-        self._scheduler.rules = rules
-        self._scheduler.service_s = self._costs.service_s(rules.largest)
-        self._scheduler.batching_pays = self._costs.batching_pays
-        return medians
-
-    async def _measure(self, sizes: Sequence[int], item: Tensors, repeats: int) -> dict[int, float]:
+        self._rules = replace(self._rules, allowed_batch_sizes=tuple(sorted({1, *sizes})))
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(_run_sizes(instance, sizes, item, repeats)) for instance in self._instances]
-        except* IsocenterError as failed:
+            seconds = await measured_s(self._group.instances, self._rules.allowed_batch_sizes, item, repeats)
+        except IsocenterError:
             self._fail()
-            raise failed.exceptions[0] from None
-        measured = [task.result() for task in tasks]
-        return {size: statistics.median(seconds for runs in measured for seconds in runs[size]) for size in sizes}
+            raise
+        self._group.probe = item
+        self._scheduler.cost = CostModel(seconds)
+        self._cap("", None)
+        return seconds
 
     def open(self) -> None:
         """Take requests from here on."""
         self._life.to(State.READY)
 
     async def drain(self, bound_s: float) -> bool:
-        """Take nothing new and finish what is in; what is not finished within the bound fails with `Draining`.
+        """Take nothing new and finish what is in, places that are held included.
+
+        What is not finished within the bound fails with `Draining`.
 
         True if everything was finished. Draining an engine that never opened or has stopped is harmless.
         """
-        if self._life.state is State.READY:
+        if self._life.state in (State.READY, State.RECOVERING):
             self._life.to(State.DRAINING)
             # Nobody new will come, so nobody waits for company.
-            self._scheduler.rules = replace(self._scheduler.rules, max_queue_delay_s=0.0)
+            self._rules = replace(self._rules, max_queue_delay_s=0.0)
+            self._cap("", None)
         if self._life.state is not State.DRAINING:
             return True
-        finished = await self._scheduler.empty_until(self._clock.now_s() + bound_s)
+        finished = await self._empty_until(self._clock.now_s() + bound_s)
         if not finished:
             self._scheduler.fail_all(self._not_finished)
         return finished
@@ -251,14 +292,12 @@ class InlineEngine:
         """End the scheduler, then the threads. What is still in fails; to finish it, `drain` first. Twice is once."""
         if self._life.state is State.STOPPED:
             return
-        if self._life.state is State.READY:
+        if self._life.state in (State.READY, State.RECOVERING):
             self._life.to(State.DRAINING)
         self._life.to(State.STOPPED)
         self._scheduler.fail_all(self._not_finished)
-        if self._scheduling is not None:
-            self._scheduling.cancel()
-            await asyncio.wait([self._scheduling])
-        await asyncio.gather(*(instance.stop(self._stop_bound_s) for instance in self._instances))
+        self._scheduler.close()
+        await self._group.stop(self._stop_bound_s)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -270,14 +309,53 @@ class InlineEngine:
         await self.drain(self._drain_bound_s)
         await self.stop()
 
-    async def _schedule(self) -> None:
+    async def _empty_until(self, instant_s: float) -> bool:
+        """Wait until nothing is queued or running; False if the instant comes first."""
+        if self._scheduler.empty and self.backlog.total == 0:
+            return True
+        self._scheduler.wake()
+        empty: asyncio.Future[bool] = self._loop.create_future()
+        self._waiting_for_empty.append(empty)
+        timer = self._clock.call_at(instant_s, lambda: _tell(empty, False))
         try:
-            await self._scheduler.run()
+            return await empty
+        finally:
+            timer.cancel()
+            self._waiting_for_empty.remove(empty)
+
+    def _tell_empty(self) -> None:
+        if self.backlog.total:
+            return
+        for empty in self._waiting_for_empty:
+            _tell(empty, True)
+
+    # What may go wrong.
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        try:
+            step()
         except Exception as error:  # a defect of ours: whoever waits must hear of it
             kind = type(error).__name__
             self._fail()
             self._scheduler.fail_all(lambda: RuntimeFault(f"the scheduler ended: {kind}", details={"kind": kind}))
             raise
+
+    def _lost(self, instance: Instance) -> None:
+        if self._scheduler.cost is not None:
+            self._scheduler.cost.forget(instance.name)
+        if self._scheduler.working == 0:
+            if not self._can_recover:
+                self._fail()
+                self._scheduler.fail_all(
+                    lambda: RuntimeFault(f"{self.model} {self.version} has no instance left", details={})
+                )
+            elif self._life.state is State.READY:
+                self._life.to(State.RECOVERING)
+
+    def _back(self, runner: Runner) -> None:
+        self._scheduler.join(runner)
+        if self._life.state is State.RECOVERING:
+            self._life.to(State.READY)
 
     def _fail(self) -> None:
         if self._life.state not in (State.FAILED, State.STOPPED):
@@ -289,20 +367,6 @@ class InlineEngine:
         )
 
 
-async def _run_sizes(instance: Instance, sizes: Sequence[int], item: Tensors, repeats: int) -> dict[int, list[float]]:
-    """Seconds of every run that counts, by batch size."""
-    measured: dict[int, list[float]] = {}
-    for size in sizes:
-        runs_s = [await _run_once(instance, [item] * size) for _ in range(1 + repeats)]
-        measured[size] = runs_s[1:] or runs_s
-    return measured
-
-
-async def _run_once(instance: Instance, items: list[Tensors]) -> float:
-    outcome = await instance.run(items)
-    if isinstance(outcome, RunFailed):
-        raise outcome.error
-    for answer in outcome.answers:
-        if isinstance(answer, IsocenterError):
-            raise answer
-    return outcome.service_s
+def _tell(future: asyncio.Future[bool], answer: bool) -> None:
+    if not future.done():
+        future.set_result(answer)

@@ -1,6 +1,9 @@
 """One session on a thread of its own: items in, one outcome back on the event loop."""
 
 import asyncio
+import contextlib
+import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +11,7 @@ from queue import SimpleQueue
 from typing import TypeAlias
 
 from isocenter.core.clock import Clock
-from isocenter.core.errors import Draining, IsocenterError, RuntimeFault, without_frames
+from isocenter.core.errors import Draining, IsocenterError, OutOfMemory, RuntimeFault, without_frames
 from isocenter.core.tensor import Tensors
 from isocenter.engine.batch import Answer, collate, make_buffers, scatter
 from isocenter.runtimes.base import Session
@@ -37,8 +40,20 @@ Done: TypeAlias = Callable[["Instance", Outcome], None]
 class Instance:
     """Owns a session, its thread and its buffers. Called on the event loop only; takes one batch at a time."""
 
-    def __init__(self, session: Session, *, name: str, max_batch_size: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        name: str,
+        max_batch_size: int,
+        clock: Clock,
+        nice: int = 0,
+        fallback: str = "",
+    ) -> None:
         self.name = name
+        self.fallback = fallback
+        """What it answers with if it is not the model's own runtime."""
+        self._nice = nice
         self._session = session
         self.inputs = session.inputs
         self.outputs = session.outputs
@@ -76,6 +91,11 @@ class Instance:
         self.submit(items, done)
         return await came_back
 
+    def abandon(self) -> None:
+        """Give it up in the middle of a run: if that ever ends, the thread does too and the session is closed."""
+        self._stopping = True
+        self._jobs.put(None)
+
     async def stop(self, bound_s: float) -> bool:
         """End the thread after the run it is in and close the session; False if that took longer than the bound."""
         self._stopping = True
@@ -94,6 +114,7 @@ class Instance:
             self._ended.set_result(closed)
 
     def _work(self) -> None:
+        _lower_priority(self._nice)
         try:
             while self._serve_one():
                 pass
@@ -128,10 +149,19 @@ class Instance:
         return True
 
 
+def _lower_priority(nice: int) -> None:
+    """Give this thread a smaller share of its core. Linux counts niceness per thread; elsewhere nothing is done."""
+    if nice and sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+
+
 def _as_fault(error: BaseException, batch_size: int) -> IsocenterError:
     if isinstance(error, IsocenterError):
         return without_frames(error)  # they hold the batch
     kind = type(error).__name__
+    if isinstance(error, MemoryError):
+        return OutOfMemory(f"no memory for a batch of {batch_size}", details={"batch_size": batch_size})
     # The message of a foreign error may quote the input, so only its kind goes out.
     return RuntimeFault(
         f"the runtime raised {kind} in a batch of {batch_size}", details={"kind": kind, "batch_size": batch_size}

@@ -12,6 +12,8 @@ class State(StrEnum):
     LOADING = "loading"
     WARMING = "warming"
     READY = "ready"
+    RECOVERING = "recovering"
+    """No instance works; new ones are being opened."""
     DRAINING = "draining"
     STOPPED = "stopped"
     FAILED = "failed"
@@ -20,7 +22,8 @@ class State(StrEnum):
 NEXT: Mapping[State, frozenset[State]] = {
     State.LOADING: frozenset({State.WARMING, State.FAILED, State.STOPPED}),
     State.WARMING: frozenset({State.READY, State.FAILED, State.STOPPED}),
-    State.READY: frozenset({State.DRAINING, State.FAILED}),
+    State.READY: frozenset({State.RECOVERING, State.DRAINING, State.FAILED}),
+    State.RECOVERING: frozenset({State.READY, State.DRAINING, State.FAILED}),
     State.DRAINING: frozenset({State.STOPPED, State.FAILED}),
     State.FAILED: frozenset({State.STOPPED}),
     State.STOPPED: frozenset(),

@@ -1,18 +1,18 @@
-"""The one loop: sleeps until something happened, lets go of what nobody waits for, runs what is due.
+"""Queue in, instances out: lets go of what nobody waits for, runs what is due, hands answers back.
 
-All of it lives on the event loop, so nothing is locked. It is woken by an arrival that can change its mind, by an
-instance that comes back, and by one alarm; it never polls.
+No threads, no locks, no event loop of its own: it is called when something happened (an arrival, an instance that came
+back, its one alarm), looks once, and returns. `soon` is how it asks to be called, so that a simulator can run the very
+same code.
 """
 
-import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
+from typing import Protocol
 
 from isocenter.core.clock import Clock, Timer
-from isocenter.core.errors import DeadlineExceeded, IsocenterError
+from isocenter.core.errors import IsocenterError, OutOfMemory, RunHung
 from isocenter.core.events import (
     AbandonedInQueue,
     BatchFailed,
@@ -22,31 +22,43 @@ from isocenter.core.events import (
     Expired,
     Observer,
 )
-from isocenter.core.reply import Reply
-from isocenter.core.request import EngineTimings, Request, Result
-from isocenter.core.tensor import Tensors
+from isocenter.core.request import Request
+from isocenter.core.tensor import Tensors, TensorSpec
+from isocenter.engine.admission import Admission, Busy, margin_s
 from isocenter.engine.batch import shape_key
-from isocenter.engine.batch_policy import BatchRules, Dispatch, WaitUntil, decide
-from isocenter.engine.instance import Instance, Outcome, Ran, RunFailed
-from isocenter.engine.queue import Entry, RequestQueue
+from isocenter.engine.batch_policy import BatchRules, Dispatch, Expected, WaitUntil, decide
+from isocenter.engine.cost import CostModel
+from isocenter.engine.instance import Outcome, Ran, RunFailed
+from isocenter.engine.queue import Answerable, Entry, RequestQueue
+from isocenter.engine.running import Running, answer, too_late
+
+# A run that takes so many times what is promised is declared hung, at the earliest after so many seconds, and then
+# once more looked at after a while: a machine that slept makes every run look late.
+HUNG_TIMES, HUNG_LEAST_S, HUNG_GRACE_S = 10.0, 2.0, 1.0
+# An item with less than this share of a lone run left cannot be answered in time by anything we do.
+HOPELESS_SHARE = 0.7
+# Predictions are trusted for so long after a run. Later, the next item is tried whatever they say: without runs there
+# would be nothing to learn from that the machine is quick again.
+FRESH_S = 1.0
+# Failed runs in a row after which an instance has to show that it still works.
+SICK_AFTER = 3
+# How much of the gap between two arrivals is taken from the last one.
+GAP_RATE = 0.1
 
 
-@dataclass(slots=True)
-class Running:
-    """What one instance is busy with: the piece in the session, and the pieces that follow it."""
+class Runner(Protocol):
+    """What the scheduler knows of an instance."""
 
-    backlog: deque[list[Entry]]
-    piece: list[Entry] = field(default_factory=list)
-    started_at_s: float = 0.0
-    earliest_deadline_s: float = -math.inf
+    name: str
+    fallback: str
 
-    def entries(self) -> Iterator[Entry]:
-        """Everything that is still owed an answer here."""
-        return (entry for entry in chain(self.piece, *self.backlog) if not entry.reply.settled)
+    def submit(self, items: Sequence[Tensors], done: "Callable[[Runner, Outcome], None]") -> None:
+        """Run items as one batch, then call `done`."""
+        ...
 
 
 class Scheduler:
-    """Queue in, instances out. Owns the wake-ups, the alarm and the batches on their way."""
+    """Owns the wake-ups, the alarm and the batches on their way."""
 
     def __init__(
         self,
@@ -54,29 +66,40 @@ class Scheduler:
         version: int,
         *,
         queue: RequestQueue,
-        instances: Sequence[Instance],
+        instances: Sequence[Runner],
+        inputs: Sequence[TensorSpec],
         rules: BatchRules,
         clock: Clock,
         observer: Observer,
+        soon: Callable[[Callable[[], None]], object],
+        on_sick: Callable[[Runner], None] = lambda _: None,
+        on_hung: Callable[[Runner], None] = lambda _: None,
+        on_short_of_memory: Callable[[int], None] = lambda _: None,
+        on_empty: Callable[[], None] = lambda: None,
     ) -> None:
         self.rules = rules
-        self.service_s: float | None = None
-        self.batching_pays = True
+        self.cost: CostModel | None = None
+        self.admission: Admission | None = None
+        """Told who was late; knows what callers give."""
         self._model = model
         self._version = version
         self._queue = queue
-        self._idle = list(instances)
-        self._running: dict[Instance, Running] = {}
-        specs = instances[0].inputs
-        self._varying = tuple(spec for spec in specs if -1 in spec.shape)
+        self._idle: list[Runner] = list(instances)
+        self._running: dict[Runner, Running] = {}
+        self._failures: dict[Runner, int] = {}
+        self._varying = tuple(spec for spec in inputs if -1 in spec.shape)
         self._clock = clock
         self._observe = observer.observe
+        self._soon = soon
+        self._on_sick, self._on_hung = on_sick, on_hung
+        self._on_short_of_memory, self._on_empty = on_short_of_memory, on_empty
         self._woken = False
-        self._sleeper: asyncio.Future[None] | None = None
         self._alarm: Timer | None = None
         self._alarm_at_s = math.inf
         self._rang_at_s = -math.inf
-        self._waiting_for_empty: list[asyncio.Future[bool]] = []
+        self._last_arrival_s = -math.inf
+        self._gap_s = math.inf
+        self._ran_at_s = -math.inf
 
     # What others ask of it.
 
@@ -85,10 +108,36 @@ class Scheduler:
         """Items on the instances that are still owed an answer."""
         return sum(1 for running in self._running.values() for _ in running.entries())
 
-    def submit(self, request: Request, reply: Reply[Result]) -> Entry:
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is queued or running."""
+        return not self._queue and not self._running
+
+    @property
+    def working(self) -> int:
+        """Instances that take batches, idle or busy."""
+        return len(self._idle) + len(self._running)
+
+    def busy(self, now_s: float) -> Busy:
+        """What the instances are at."""
+        left_s = 0.0
+        for running in self._running.values():
+            # Who is late already will take a while yet; how long is anybody's guess.
+            left_s += max(running.ends_at_s - now_s, 0.1 * (running.ends_at_s - running.started_at_s))
+        return Busy(self.working, left_s)
+
+    def knows(self, now_s: float) -> bool:
+        """Whether predictions can be held against anybody: there are some, and they are fresh or being renewed."""
+        return self.cost is not None and (bool(self._running) or now_s - self._ran_at_s < FRESH_S)
+
+    def submit(self, request: Request, reply: Answerable, *, cell: int | None = None) -> Entry:
         """Take one admitted item into the queue."""
-        entry = self._queue.put(request, reply, now_s=self._clock.now_s())
+        now_s = self._clock.now_s()
+        entry = self._queue.put(request, reply, now_s=now_s, cell=cell)
         self._observe(Enqueued(self._model, self._version))
+        gap_s = now_s - self._last_arrival_s
+        self._gap_s = gap_s if self._gap_s == math.inf else self._gap_s + GAP_RATE * (gap_s - self._gap_s)
+        self._last_arrival_s = now_s
         # While every instance is busy, an arrival changes nothing unless it expires before the alarm rings.
         if self._idle or request.deadline.at_s < self._alarm_at_s:
             self.wake()
@@ -100,87 +149,116 @@ class Scheduler:
             self._observe(AbandonedInQueue(self._model, self._version))
             self.wake()
 
-    def wake(self) -> None:
-        """Look again. Any number of calls before the loop runs are one."""
-        self._woken = True
-        if self._sleeper is not None and not self._sleeper.done():
-            self._sleeper.set_result(None)
-
-    async def run(self) -> None:
-        """Schedule until cancelled."""
-        loop = asyncio.get_running_loop()
-        try:
-            while True:
-                if not self._woken:
-                    self._sleeper = loop.create_future()
-                    await self._sleeper
-                self._woken = False
-                self._step()
-        finally:
-            self._set_alarm(math.inf)
-
-    async def empty_until(self, instant_s: float) -> bool:
-        """Wait until nothing is queued or running; False if the instant comes first."""
+    def join(self, instance: Runner) -> None:
+        """Take an instance in, or back."""
+        self._failures.pop(instance, None)
+        self._idle.append(instance)
         self.wake()
-        empty: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting_for_empty.append(empty)
-        self._tell_if_empty()
-        timer = self._clock.call_at(instant_s, lambda: _tell(empty, False))
-        try:
-            return await empty
-        finally:
-            timer.cancel()
-            self._waiting_for_empty.remove(empty)
+
+    def dismiss(self, instance: Runner) -> bool:
+        """Let an idle instance go; False if it is not idle."""
+        if instance not in self._idle:
+            return False
+        self._idle.remove(instance)
+        return True
+
+    def wake(self) -> None:
+        """Look again. Any number of calls before it looks are one."""
+        if not self._woken:
+            self._woken = True
+            self._soon(self.step)
 
     def fail_all(self, error: Callable[[], IsocenterError]) -> None:
         """End everything that is queued or running with an error of its own. Runs go on, nobody waits for them."""
         for entry in chain(self._queue.clear(), *(running.entries() for running in self._running.values())):
             entry.reply.fail(error())
 
+    def close(self) -> None:
+        """Never ring again."""
+        self._set_alarm(math.inf)
+
     # One step.
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """Look once: expire, dispatch, set the alarm."""
+        self._woken = False
         # Timers may ring a little early; then it is the instant they were set to.
         now_s = max(self._clock.now_s(), self._rang_at_s)
-        self._drop_expired(now_s)
+        hopeless_s = 0.0
+        if self.cost is not None and self.knows(now_s):
+            # The microsecond keeps an alarm at `deadline - hopeless_s` from ringing for ever beside its rounding.
+            hopeless_s = HOPELESS_SHARE * self.cost.service_s(1) + 1e-6
+        self._drop_expired(now_s, hopeless_s)
+        self._drop_hung(now_s)
         wait_until_s = self._dispatch_due(now_s)
-        deadlines_s = (running.earliest_deadline_s for running in self._running.values())
-        self._set_alarm(min(wait_until_s, self._queue.earliest_deadline_s, *deadlines_s))
-        self._tell_if_empty()
+        alarm_s = min(wait_until_s, self._queue.earliest_deadline_s - hopeless_s + (1e-6 if hopeless_s else 0.0))
+        for running in self._running.values():
+            alarm_s = min(alarm_s, running.earliest_deadline_s, running.hung_at_s)
+        self._set_alarm(alarm_s)
+        if not self._queue and not self._running:
+            self._on_empty()
 
-    def _tell_if_empty(self) -> None:
-        if self._waiting_for_empty and not self._queue and not self._running:
-            for empty in self._waiting_for_empty:
-                _tell(empty, True)
-
-    def _drop_expired(self, now_s: float) -> None:
-        for entry in self._queue.expire(now_s):
-            if entry.reply.fail(_too_late(entry, now_s, where="queue")):
+    def _drop_expired(self, now_s: float, hopeless_s: float) -> None:
+        for entry in self._queue.expire(now_s + hopeless_s):
+            if entry.reply.fail(too_late(entry, now_s, where="queue")):
                 self._observe(Expired(self._model, self._version))
+                if self.admission is not None:
+                    self.admission.note_late(now_s)
             else:
                 self._observe(AbandonedInQueue(self._model, self._version))
         for running in self._running.values():
             if running.earliest_deadline_s <= now_s:
                 for entry in running.entries():
                     if entry.request.deadline.expired(now_s):
-                        entry.reply.fail(_too_late(entry, now_s, where="model"))
-                running.earliest_deadline_s = _earliest_deadline_s(running)
+                        entry.reply.fail(too_late(entry, now_s, where="model"))
+                        if self.admission is not None:
+                            self.admission.note_late(now_s)
+                running.note_earliest()
+
+    def _drop_hung(self, now_s: float) -> None:
+        for instance, running in list(self._running.items()):
+            if now_s < running.hung_at_s:
+                continue
+            if not running.suspected:
+                running.suspected, running.hung_at_s = True, now_s + HUNG_GRACE_S
+                continue
+            del self._running[instance]
+            self._failures.pop(instance, None)
+            ran_s = now_s - running.started_at_s
+            self._observe(BatchFailed(self._model, self._version, len(running.piece), RunHung.__name__))
+            for entry in running.piece:
+                entry.reply.fail(
+                    RunHung(
+                        f"the run took more than {ran_s:.1f} s and was given up",
+                        details={"ran_s": round(ran_s, 3), "batch_size": len(running.piece)},
+                    )
+                )
+            for entry in chain(*running.backlog):
+                if not entry.reply.settled:
+                    self._queue.put_back(entry, now_s=now_s)
+            self._on_hung(instance)
 
     def _dispatch_due(self, now_s: float) -> float:
         """Start every batch that is due; when to look again if nothing else happens."""
-        while True:
+        while self._idle and self._queue:
             decision = decide(
                 self._queue.waiting(),
                 idle_instances=len(self._idle),
                 now_s=now_s,
                 rules=self.rules,
-                service_s=self.service_s,
-                batching_pays=self.batching_pays,
+                expected=self._expected(),
             )
             if isinstance(decision, Dispatch):
                 self._dispatch(decision.size, now_s)
             else:
                 return decision.at_s if isinstance(decision, WaitUntil) else math.inf
+        return math.inf
+
+    def _expected(self) -> Expected | None:
+        if self.cost is None:
+            return None
+        budget_s = self.admission.budget_s if self.admission is not None else math.inf
+        return Expected(self.cost, budget_s, 1.0 / self._gap_s if 0 < self._gap_s < math.inf else None)
 
     def _dispatch(self, size: int, now_s: float) -> None:
         entries, abandoned = self._queue.take(size)
@@ -190,54 +268,96 @@ class Scheduler:
             instance = self._idle.pop()
             running = self._running[instance] = Running(deque(self._pieces(entries)))
             self._start_next(instance, running, now_s)
-            running.earliest_deadline_s = _earliest_deadline_s(running)
+            running.note_earliest()
 
     def _pieces(self, entries: list[Entry]) -> Iterator[list[Entry]]:
         """Runs of equal shape and allowed size: one, unless shapes vary or somebody left at the last moment."""
         groups: dict[object, list[Entry]] = {}
-        for entry in entries:
-            groups.setdefault(shape_key(entry.request.item, self._varying), []).append(entry)
+        if not self._varying:
+            groups[()] = entries
+        else:
+            for entry in entries:
+                groups.setdefault(shape_key(entry.request.item, self._varying), []).append(entry)
         for group in groups.values():
             while group:
                 size = self.rules.cut(len(group))
                 yield group[:size]
                 group = group[size:]
 
-    def _start_next(self, instance: Instance, running: Running, now_s: float) -> bool:
+    def _start_next(self, instance: Runner, running: Running, now_s: float) -> bool:
         """Start the next piece that anybody waits for; False if there is none."""
         while running.backlog:
             piece = [entry for entry in running.backlog.popleft() if not entry.reply.settled]
+            if piece and (size := self.rules.cut(len(piece))) < len(piece):
+                running.backlog.appendleft(piece[size:])  # somebody left, and so many were not warmed
+                piece = piece[:size]
             if piece:
-                running.piece, running.started_at_s = piece, now_s
+                running.piece, running.started_at_s, running.suspected = piece, now_s, False
+                if self.cost is not None:
+                    running.ends_at_s = now_s + self.cost.service_s(len(piece))
+                    limit_s = max(HUNG_LEAST_S, HUNG_TIMES * self.cost.promise_s(len(piece)))
+                    running.hung_at_s = now_s + limit_s
                 oldest_s = now_s - min(entry.enqueued_at_s for entry in piece)
                 self._observe(BatchStarted(self._model, self._version, len(piece), oldest_s))
-                items: list[Tensors] = [entry.request.item for entry in piece]
-                instance.submit(items, self._came_back)
+                instance.submit([entry.request.item for entry in piece], self._came_back)
                 return True
         return False
 
     # One batch back.
 
-    def _came_back(self, instance: Instance, outcome: Outcome) -> None:
-        running = self._running[instance]
+    def _came_back(self, instance: Runner, outcome: Outcome) -> None:
+        running = self._running.get(instance)
+        if running is None:
+            return  # it was given up; whoever waited was told
         piece, started_at_s = running.piece, running.started_at_s
         running.piece = []
+        self._ran_at_s = self._clock.now_s()
         if isinstance(outcome, Ran):
+            self._failures.pop(instance, None)
+            if self.cost is not None:
+                self.cost.observe(len(piece), outcome.service_s, instance=instance.name)
             self._observe(BatchFinished(self._model, self._version, len(piece), outcome.service_s))
         else:
+            self._failures[instance] = self._failures.get(instance, 0) + 1
             self._retry_or_fail(piece, running, outcome)
         if not self._start_next(instance, running, self._clock.now_s()):
             del self._running[instance]
-            self._idle.append(instance)
+            if self._failures.get(instance, 0) >= SICK_AFTER:
+                self._on_sick(instance)
+            else:
+                self._idle.append(instance)
             self.wake()  # before the callers are: the instance shall not wait for what they do next
         if isinstance(outcome, Ran):
-            _answer(piece, started_at_s, outcome)
+            if self.admission is not None:
+                self._note_times(piece, self.admission)
+            answer(piece, started_at_s, outcome, instance.fallback)
+
+    def _note_times(self, piece: list[Entry], admission: Admission) -> None:
+        for entry in piece:
+            given_s = entry.request.deadline.at_s - entry.enqueued_at_s
+            if given_s == math.inf or entry.reply.settled:
+                continue
+            # The way back takes its time too: whoever has hardly any left will be late.
+            if entry.request.deadline.left_s(self._ran_at_s) < 0.5 * margin_s(given_s):
+                admission.note_late(self._ran_at_s)
+            else:
+                admission.note_in_time()
 
     def _retry_or_fail(self, piece: list[Entry], running: Running, failed: RunFailed) -> None:
-        if len(piece) == 1:
-            piece[0].reply.fail(failed.error)
+        short = isinstance(failed.error, OutOfMemory)
+        again = [entry for entry in piece if not (entry.retried if short else len(piece) == 1)]
+        if short:
+            self._on_short_of_memory(len(piece))
+        for entry in piece:
+            if entry not in again:
+                entry.reply.fail(failed.error)
+            entry.retried = entry.retried or short
+        if short:  # once more, in halves
+            half = self.rules.cut(max(1, len(again) // 2))
+            pieces = [again[at : at + half] for at in range(0, len(again), half)]
         else:  # one item may be at fault: once more, each alone
-            running.backlog.extendleft([entry] for entry in reversed(piece))
+            pieces = [[entry] for entry in again]
+        running.backlog.extendleft(reversed(pieces))
         self._observe(BatchFailed(self._model, self._version, len(piece), failed.kind))
 
     # The alarm.
@@ -253,28 +373,3 @@ class Scheduler:
     def _ring(self) -> None:
         self._rang_at_s, self._alarm_at_s, self._alarm = self._alarm_at_s, math.inf, None
         self.wake()
-
-
-def _answer(piece: list[Entry], started_at_s: float, ran: Ran) -> None:
-    for entry, answer in zip(piece, ran.answers, strict=True):
-        if isinstance(answer, IsocenterError):
-            entry.reply.fail(answer)
-        else:
-            timings = EngineTimings(started_at_s - entry.enqueued_at_s, ran.service_s, len(piece))
-            entry.reply.settle(Result(answer, timings))
-
-
-def _tell(future: asyncio.Future[bool], answer: bool) -> None:
-    if not future.done():
-        future.set_result(answer)
-
-
-def _earliest_deadline_s(running: Running) -> float:
-    return min((entry.request.deadline.at_s for entry in running.entries()), default=math.inf)
-
-
-def _too_late(entry: Entry, now_s: float, *, where: str) -> DeadlineExceeded:
-    waited_s = now_s - entry.enqueued_at_s
-    return DeadlineExceeded(
-        f"the deadline passed after {waited_s:.3f} s, in the {where}", details={"waited_s": waited_s, "where": where}
-    )

@@ -44,8 +44,21 @@ def nearest_rank(ordered: list[float], quantile: float) -> float:
     >>> nearest_rank([10.0, 20.0, 30.0, 40.0], 0.5)
     20.0
     """
+    return ordered[rank_of(quantile, len(ordered)) - 1]
+
+
+def rank_of(quantile: float, count: int) -> int:
+    """Which of `count` samples, the smallest being the first, is the quantile by nearest rank.
+
+    >>> rank_of(0.95, 20)
+    19
+
+    Raises:
+        ValueError: there is no sample, or the quantile is not in (0, 1].
+    """
     if not 0 < quantile <= 1:
         raise ValueError(f"a quantile is in (0, 1], not {quantile}")
+    if count < 1:
+        raise ValueError("no samples: a percentile of nothing is not 0")
     # ceil(q*n) with a guard: 0.95 * 20 is 19.000000000000004 in binary.
-    rank = math.ceil(round(quantile * len(ordered), 9))
-    return ordered[max(rank, 1) - 1]
+    return max(math.ceil(round(quantile * count, 9)), 1)

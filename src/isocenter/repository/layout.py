@@ -64,6 +64,27 @@ def find(models: Path, name: str, version: int | None = None) -> ModelFolder:
     return _open(versions[wanted])
 
 
+def versions_of(models: Path, name: str) -> dict[int, ModelFolder | BadManifest]:
+    """Every version of one model by its number, or what is wrong with it; nothing if there is no such folder."""
+    folder = models / name
+    if not MODEL_NAME.fullmatch(name) or not folder.is_dir():
+        return {}
+    found: dict[int, ModelFolder | BadManifest] = {}
+    for version in sorted(_versions(folder), key=lambda path: int(path.name)):
+        try:
+            found[int(version.name)] = _open(version)
+        except BadManifest as error:
+            found[int(version.name)] = error
+    return found
+
+
+def names(models: Path) -> list[str]:
+    """The names of all models that have a folder."""
+    if not models.is_dir():
+        return []
+    return sorted(path.name for path in models.iterdir() if path.is_dir() and MODEL_NAME.fullmatch(path.name))
+
+
 def _versions(model: Path) -> list[Path]:
     return [path for path in model.iterdir() if path.is_dir() and path.name.isdecimal() and path.name.isascii()]
 

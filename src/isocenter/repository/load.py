@@ -1,20 +1,30 @@
 """From a folder to a model that may answer: check, open, prove, warm."""
 
 import asyncio
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from isocenter.core.clock import Clock
 from isocenter.core.errors import SetupError
 from isocenter.core.events import Observer
 from isocenter.core.tensor import FloatArray
+from isocenter.engine.backlog import Backlog, Counts
 from isocenter.engine.batch_policy import BatchRules
 from isocenter.engine.engine import InlineEngine
+from isocenter.engine.memory import Footprint
+from isocenter.engine.protocol import Engine
 from isocenter.imaging.transforms.fast import FastPipeline
+from isocenter.measure.memory import free_memory
 from isocenter.repository import integrity
+from isocenter.repository.footprint import Measuring, meter_for
 from isocenter.repository.layout import ModelFolder
 from isocenter.repository.manifest import Manifest
-from isocenter.runtimes.base import Session, SessionOptions
+from isocenter.repository.sessions import open_fallback, reopen
+from isocenter.repository.sessions import open_sessions as open_sessions
+from isocenter.repository.sessions import session_threads as session_threads
+from isocenter.repository.sessions import usable_cores as usable_cores
+from isocenter.runtimes.base import Session
 from isocenter.runtimes.registry import open_runtime
 
 
@@ -25,9 +35,14 @@ class ServedModel:
     folder: ModelFolder
     digest: str
     pipeline: FastPipeline
-    engine: InlineEngine
+    engine: Engine
+    """What requests are sent to, in this process or in another."""
     service_s: dict[int, float]
-    """Median seconds of a session run by batch size, measured at warm-up."""
+    """Seconds of a session run by batch size, measured at warm-up."""
+    footprint: Footprint | None = None
+    """What an instance costs in memory, measured at warm-up; None where the system does not say."""
+    own: InlineEngine | None = None
+    """The engine itself, where it runs in this process."""
 
     @property
     def manifest(self) -> Manifest:
@@ -44,32 +59,11 @@ class ServedModel:
         """The model's version."""
         return self.manifest.version
 
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def session_threads(manifest: Manifest) -> int:
-    """Threads for each instance; `auto` shares the usable cores out over the instances."""
-    threads = manifest.instances.threads
-    return max(1, usable_cores() // manifest.instances.count) if threads == "auto" else threads
-
-
-def open_sessions(folder: ModelFolder) -> list[Session]:
-    """One session an instance, with the tensors that the manifest names."""
-    manifest = folder.manifest
-    runtime = open_runtime(manifest.runtime.kind)
-    options = SessionOptions(
-        precision=manifest.runtime.precision,
-        device=manifest.instances.device,
-        threads=session_threads(manifest),
-        options=dict(manifest.runtime.options),
-    )
-    sessions = [runtime.open(folder.weights, options) for _ in range(manifest.instances.count)]
-    for session in sessions:
-        integrity.check_tensors(manifest, session)
-    return sessions
+    async def retire(self, bound_s: float) -> None:
+        """Finish what is in within the bound, and stop; an engine in another process is not ours to stop."""
+        if self.own is not None:
+            await self.own.drain(bound_s)
+            await self.own.stop()
 
 
 def warm_up_sizes(manifest: Manifest) -> list[int]:
@@ -82,14 +76,29 @@ def warm_up_sizes(manifest: Manifest) -> list[int]:
     return sorted({1, *(manifest.batching.preferred_batch_sizes or doubling), largest})
 
 
-async def load(folder: ModelFolder, *, clock: Clock, observer: Observer) -> ServedModel:
+async def load(
+    folder: ModelFolder,
+    *,
+    clock: Clock,
+    observer: Observer,
+    nice: int = 0,
+    measure_memory: bool = True,
+    make_backlog: Callable[[Manifest], tuple[Backlog, Counts | None] | None] = lambda _: None,
+) -> ServedModel:
     """Bring one version to ready.
+
+    Args:
+        nice: how much its threads stand back for those of other models.
+        measure_memory: False where other work goes on in this process, which would be taken for the model's.
+        make_backlog: where admitted items are counted if other processes read that; else where only this one does.
 
     Raises:
         SetupError: it is not what it claims to be; nothing of it is left running.
     """
     manifest = folder.manifest
-    digest, pipeline, sessions, items = await asyncio.to_thread(_prove, folder)
+    digest, pipeline, sessions, items, footprint = await asyncio.to_thread(_prove, folder, nice, measure_memory)
+    shared = make_backlog(manifest)
+    fallback = manifest.fallback
     engine = InlineEngine(
         model=manifest.name,
         version=manifest.version,
@@ -100,24 +109,37 @@ async def load(folder: ModelFolder, *, clock: Clock, observer: Observer) -> Serv
             max_queue_delay_s=manifest.batching.max_queue_delay_ms / 1e3,
         ),
         max_queue_size=manifest.batching.max_queue_size,
+        max_queue_bytes=manifest.batching.max_queue_bytes,
+        timeout_s=manifest.slo.timeout_ms / 1e3,
         clock=clock,
         observer=observer,
+        nice=nice,
+        open_session=partial(reopen, folder, pipeline, nice=nice),
+        open_fallback=partial(open_fallback, folder, fallback, pipeline, nice=nice) if fallback else None,
+        fallback=fallback.label if fallback else "",
+        free=free_memory,
+        backlog=shared[0] if shared else None,
+        of_all=shared[1] if shared else None,
     )
     try:
         await engine.start()
-        service_s = await engine.warm_up(warm_up_sizes(manifest), {manifest.input.tensor: items[0]}, repeats=1)
+        service_s = await engine.warm_up(warm_up_sizes(manifest), {manifest.input.tensor: items[0]}, repeats=2)
         engine.open()
     except BaseException:
         await engine.stop()
         raise
-    return ServedModel(folder, digest, pipeline, engine, dict(service_s))
+    return ServedModel(folder, digest, pipeline, engine, dict(service_s), footprint, engine)
 
 
-def _prove(folder: ModelFolder) -> tuple[str, FastPipeline, list[Session], list[FloatArray]]:
+def _prove(
+    folder: ModelFolder, nice: int, measure_memory: bool
+) -> tuple[str, FastPipeline, list[Session], list[FloatArray], Footprint | None]:
     manifest = folder.manifest
     digest = integrity.check_digest(folder)
     pipeline = FastPipeline(manifest.transforms)
-    sessions = open_sessions(folder)
+    open_runtime(manifest.runtime.kind)  # imported before its memory is measured
+    measuring = Measuring(meter_for(manifest.instances.device) if measure_memory else None)
+    sessions = list(measuring.open(lambda: open_sessions(folder, nice=nice)))
     try:
         cases = integrity.golden_cases(folder)
         items = integrity.golden_items(cases, pipeline)
@@ -126,11 +148,15 @@ def _prove(folder: ModelFolder) -> tuple[str, FastPipeline, list[Session], list[
             raise SetupError(
                 f"{manifest.name}: the transforms give {list(items[0].shape)}, the model takes {list(taken.shape)}"
             )
+        # Before anything larger ran: a runtime keeps what its largest batch has taken.
+        footprint = measuring.run(sessions[0], {manifest.input.tensor: items[0]}, warm_up_sizes(manifest))
         for session in sessions:
             integrity.check_golden(manifest, session, cases, items)
         integrity.check_batch_invariance(manifest, sessions[0], items)
+        if manifest.fallback is not None:
+            open_fallback(folder, manifest.fallback, pipeline, nice=nice).close()
     except BaseException:
         for session in sessions:
             session.close()
         raise
-    return digest, pipeline, sessions, items
+    return digest, pipeline, sessions, items, footprint

@@ -40,6 +40,18 @@ class RuntimePart(Part):
         return file
 
 
+class FallbackPart(RuntimePart):
+    """What answers, labelled, while none of the model's own instances works. Its golden cases are the model's."""
+
+    device: str = "cpu"
+    threads: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
+
+    @property
+    def label(self) -> str:
+        """How answers name it."""
+        return f"{self.kind} {self.precision} on {self.device}"
+
+
 class InputPart(Part):
     """What a caller sends and which tensor it becomes."""
 
@@ -71,6 +83,8 @@ class BatchingPart(Part):
     preferred_batch_sizes: list[int] = []
     max_queue_delay_ms: Annotated[float, Field(ge=0, le=10_000)] = 2.0
     max_queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    max_queue_bytes: Annotated[int, Field(ge=1)] = 256 * 2**20
+    """Bytes of prepared items that may wait."""
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
@@ -87,6 +101,8 @@ class InstancesPart(Part):
     device: str = "cpu"
     threads: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
     """`auto`: the usable cores, shared out over the instances."""
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """Share of the machine where models compete for it: twice the weight, about twice the cores' time."""
 
 
 class SloPart(Part):
@@ -122,6 +138,7 @@ class Manifest(Part):
     instances: InstancesPart = InstancesPart()
     slo: SloPart = SloPart()
     golden: GoldenPart = GoldenPart()
+    fallback: FallbackPart | None = None
 
     @field_validator("name")
     @classmethod
@@ -171,6 +188,7 @@ def _known_keys() -> list[str]:
     parts: tuple[type[BaseModel], ...] = (
         Manifest,
         RuntimePart,
+        FallbackPart,
         InputPart,
         OutputPart,
         BatchingPart,

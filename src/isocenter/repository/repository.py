@@ -1,6 +1,6 @@
 """The models that are served, and which of them a request means."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from isocenter.core.errors import BadRequest, UnknownModel, UnknownVersion
 from isocenter.engine.lifecycle import State
@@ -15,12 +15,26 @@ class Repository:
         self._default_model = default_model
 
     def add(self, model: ServedModel) -> None:
-        """Take in one loaded version."""
+        """Take in one loaded version, in place of one with the same number."""
         self._models.setdefault(model.name, {})[model.version] = model
 
+    def remove(self, name: str, version: int) -> None:
+        """Let one version go. Those who resolved it before keep it."""
+        versions = self._models.get(name, {})
+        versions.pop(version, None)
+        if not versions:
+            self._models.pop(name, None)
+
+    def replace(self, models: Iterable[ServedModel]) -> None:
+        """Serve these and no others, from one moment to the next."""
+        found: dict[str, dict[int, ServedModel]] = {}
+        for model in models:
+            found.setdefault(model.name, {})[model.version] = model
+        self._models = found
+
     def __iter__(self) -> Iterator[ServedModel]:
-        for versions in self._models.values():
-            yield from versions.values()
+        # Of a copy: somebody may reload while somebody else reads.
+        return iter([model for versions in self._models.values() for model in versions.values()])
 
     def versions(self, name: str) -> list[ServedModel]:
         """Every version of one model, lowest first.

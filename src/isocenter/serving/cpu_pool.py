@@ -1,8 +1,14 @@
-"""A few threads for decoding and preprocessing, with a bound on what may wait for them."""
+"""A few threads for decoding and preprocessing, with a bound on what may wait for them.
+
+Small pictures may be decoded on the event loop instead: handing one to a thread and back costs a good part of its
+decoding. They wait in a line of their own, of which the loop runs one a turn: between any two of them it looks at its
+sockets, refuses what has to be refused, and reads what has come.
+"""
 
 import asyncio
 import math
 import threading
+from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from types import TracebackType
@@ -32,13 +38,22 @@ class CpuPool:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting = 0
         self._busy_s = 0.0
+        self._here: deque[_Job] = deque()
+        self._here_busy_s = 0.0
+        self._turn_is_due = False
         self._count = threads
         self._threads: list[threading.Thread] = []
 
     @property
     def waiting(self) -> int:
         """Jobs handed in and not answered yet, the running ones included."""
-        return self._waiting
+        return self._waiting + len(self._here)
+
+    def ready_in_s(self, *, here: bool = False) -> float:
+        """Predicted seconds until a job that is handed in now is done, going by the last ones."""
+        if here:
+            return (len(self._here) + 1) * self._here_busy_s
+        return (self._waiting / self._count + 1) * self._busy_s
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -58,24 +73,30 @@ class CpuPool:
         for thread in self._threads:
             await asyncio.to_thread(thread.join, 5.0)
 
-    async def run(self, function: Callable[[], T], deadline: Deadline) -> T:
-        """Run a function on a thread and give its answer or its exception.
+    async def run(self, function: Callable[[], T], deadline: Deadline, *, here: bool = False) -> T:
+        """Run a function on a thread, or `here` on the event loop in its turn; give its answer or its exception.
 
         Raises:
             Overloaded: too many jobs wait already; `retry_after_s` is what they will take.
-            DeadlineExceeded: the deadline passed before a thread was free.
+            DeadlineExceeded: the deadline passed before it was its turn.
         """
         if self._loop is None:
             raise RuntimeError("the pool is not started")
-        if self._waiting >= self._max_waiting:
+        if self.waiting >= self._max_waiting:
             raise Overloaded(
-                f"{self._waiting} images wait to be decoded, the limit is {self._max_waiting}",
-                details={"waiting": self._waiting, "limit": self._max_waiting},
-                retry_after_s=max(0.1, self._waiting * self._busy_s / self._count),
+                f"{self.waiting} images wait to be decoded, the limit is {self._max_waiting}",
+                details={"waiting": self.waiting, "limit": self._max_waiting},
+                retry_after_s=max(0.1, self.ready_in_s(here=here)),
             )
         reply: Reply[T] = Reply(self._loop)
+        job = _Job(function, deadline, reply)
+        if here:
+            self._here.append(job)
+            self._take_turns()
+            # One job a turn and none that is too late: no alarm is needed to notice a deadline.
+            return await reply.wait()
         self._waiting += 1
-        self._jobs.put(_Job(function, deadline, reply))
+        self._jobs.put(job)
         if math.isinf(deadline.at_s):
             return await reply.wait()
         alarm = self._clock.call_at(deadline.at_s, lambda: reply.fail(_too_late()))
@@ -83,6 +104,21 @@ class CpuPool:
             return await reply.wait()
         finally:
             alarm.cancel()
+
+    def _take_turns(self) -> None:
+        if self._here and not self._turn_is_due:
+            assert self._loop is not None
+            self._turn_is_due = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turn_is_due = False
+        started_s = self._clock.now_s()
+        outcome = _outcome_of(self._here.popleft(), started_s)
+        if outcome.tell is not None:
+            self._here_busy_s = _follow(self._here_busy_s, self._clock.now_s() - started_s)
+            outcome.tell(outcome.answer)
+        self._take_turns()
 
     def _work(self) -> None:
         # A function of its own for one job, so that an idle thread holds nobody's image in its locals.
@@ -95,20 +131,10 @@ class CpuPool:
 
     def _run_one(self, job: _Job) -> "_Outcome":
         started_s = self._clock.now_s()
-        if job.reply.settled:
-            return _Outcome(None)
-        if job.deadline.expired(started_s):
-            return _Outcome(job.reply.fail, _too_late())
-        try:
-            outcome = _Outcome(job.reply.settle, job.run())
-        except IsocenterError as error:
-            outcome = _Outcome(job.reply.fail, without_frames(error))
-        except Exception as error:  # a defect of ours; it belongs to its caller all the same
-            outcome = _Outcome(job.reply.fail, error)
-        except BaseException as error:  # some native extensions panic past Exception; the thread must live on
-            outcome = _Outcome(job.reply.fail, RuntimeError(f"decoding raised {type(error).__name__}"))
-        # A running mean, for estimates only: a lost update between threads does no harm.
-        self._busy_s += 0.1 * (self._clock.now_s() - started_s - self._busy_s)
+        outcome = _outcome_of(job, started_s)
+        if outcome.tell is not None:
+            # For estimates only: a lost update between threads does no harm.
+            self._busy_s = _follow(self._busy_s, self._clock.now_s() - started_s)
         return outcome
 
     def _hand_over(self, outcome: "_Outcome") -> bool:
@@ -123,6 +149,28 @@ class CpuPool:
         self._waiting -= 1
         if outcome.tell is not None:
             outcome.tell(outcome.answer)
+
+
+def _outcome_of(job: _Job, now_s: float) -> "_Outcome":
+    if job.reply.settled:
+        return _Outcome(None)
+    if job.deadline.expired(now_s):
+        return _Outcome(job.reply.fail, _too_late())
+    try:
+        return _Outcome(job.reply.settle, job.run())
+    except IsocenterError as error:
+        return _Outcome(job.reply.fail, without_frames(error))
+    except Exception as error:  # a defect of ours; it belongs to its caller all the same
+        return _Outcome(job.reply.fail, error)
+    except BaseException as error:  # some native extensions panic past Exception; the thread must live on
+        return _Outcome(job.reply.fail, RuntimeError(f"decoding raised {type(error).__name__}"))
+
+
+def _follow(mean_s: float, seconds: float) -> float:
+    """A running mean that one odd job moves little."""
+    if mean_s == 0.0:
+        return seconds
+    return mean_s + 0.1 * (min(seconds, 4 * mean_s) - mean_s)
 
 
 def _too_late() -> DeadlineExceeded:

@@ -1,17 +1,18 @@
 """Predict: one image in, one class with its probabilities out."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
-from isocenter.core.errors import BadInput, Draining, NotReady, Overloaded
+from isocenter.core.errors import BadInput, Overloaded
 from isocenter.core.events import Observer, Shed
 from isocenter.core.request import Request
 from isocenter.core.tensor import Array, FloatArray
-from isocenter.engine.lifecycle import State
-from isocenter.imaging.codecs.raster import decode
+from isocenter.imaging.array import from_array
+from isocenter.imaging.codecs.raster import decode, peek
 from isocenter.imaging.image import Note
 from isocenter.imaging.limits import ImageLimits
 from isocenter.imaging.transforms import accepts
@@ -32,6 +33,8 @@ class Prediction:
     warnings: tuple[Note, ...]
     stages_s: dict[str, float]
     """Seconds by stage, in the order in which they happened."""
+    fallback: str = ""
+    """What answered in place of the model's own runtime; empty: the model's own did."""
 
     def as_json(self, *, request_id: str, total_s: float) -> dict[str, Any]:
         """The answer as it is written, over HTTP and by the command line; the first three keys are its heart."""
@@ -45,7 +48,11 @@ class Prediction:
             "request_id": request_id,
             "timings_ms": {stage: round(seconds * 1e3, 3) for stage, seconds in self.stages_s.items()},
             "warnings": [{"code": note.code, "message": note.message} for note in self.warnings],
-        }
+        } | ({"fallback": self.fallback} if self.fallback else {})
+
+
+# Above this, a header may be far into the file and takes time of its own.
+_SMALL_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +68,43 @@ class Predict:
     """The use case. One line a stage; every refusal that an image can earn comes before any model time."""
 
     def __init__(
-        self, repository: Repository, pool: CpuPool, *, limits: ImageLimits, clock: Clock, observer: Observer
+        self,
+        repository: Repository,
+        pool: CpuPool,
+        *,
+        limits: ImageLimits,
+        clock: Clock,
+        observer: Observer,
+        decode_here_max_pixels: int = 0,
     ) -> None:
         self._repository = repository
         self._pool = pool
         self._limits = limits
         self._clock = clock
         self._observer = observer
+        self._decode_here_max_pixels = decode_here_max_pixels
+
+    def check(self, model: str | None, version: int | None, deadline: Deadline, *, priority: int = 0) -> None:
+        """Refuse a request by its head alone: before its body is read, before a picture is decoded.
+
+        Raises:
+            BadInput: no such model.
+            Refused, DeadlineExceeded: it could not be answered in time.
+        """
+        ready_in_s = self._pool.ready_in_s(here=self._decode_here_max_pixels > 0)
+        self._repository.resolve(model, version).engine.check(deadline, priority=priority, ready_in_s=ready_in_s)
 
     async def __call__(
         self,
-        image: bytes,
+        image: bytes | Array,
         *,
         request_id: str,
         model: str | None = None,
         version: int | None = None,
         deadline: Deadline | None = None,
+        priority: int = 0,
     ) -> Prediction:
-        """Answer one image. Without a deadline, the model's own timeout counts from now.
+        """Answer one image, or pixels that a caller already holds. Without a deadline, the model's own timeout counts.
 
         Raises:
             BadInput: the image or the name of the model cannot be answered.
@@ -88,18 +114,18 @@ class Predict:
         """
         entered_s = self._clock.now_s()
         served = self._repository.resolve(model, version)
-        _check_open(served)
         if deadline is None:
             deadline = _own_deadline(served, entered_s)
-
+        here = self._is_small(image)
+        place = served.engine.reserve(deadline, priority=priority, ready_in_s=self._pool.ready_in_s(here=here))
         try:
-            prepared = await self._pool.run(lambda: self._prepare(served, image), deadline)
-        except Overloaded:
-            self._observer.observe(Shed(served.name, served.version, "decode_full"))
-            raise
-        item = {served.manifest.input.tensor: prepared.tensor}
-        submitted_s = self._clock.now_s()
-        result = await served.engine.infer(Request(request_id, item, deadline))
+            tensor = served.manifest.input.tensor
+            prepared = await self._decoded(served, image, place.room, deadline, here=here)
+            submitted_s = self._clock.now_s()
+            request = Request(request_id, {tensor: prepared.tensor}, deadline, priority)
+            result = await served.engine.infer(request, place)
+        finally:
+            place.release()
         answered_s = self._clock.now_s()
         probabilities = activate(result.outputs[served.manifest.output.tensor], served.manifest.output.activation)
 
@@ -112,7 +138,8 @@ class Predict:
             probabilities=dict(zip(map(str, labels), probabilities, strict=True)),
             model=served.name,
             version=served.version,
-            warnings=prepared.notes,
+            warnings=prepared.notes + _fallback_note(result.fallback),
+            fallback=result.fallback,
             stages_s={
                 "decode_wait": prepared.started_s - entered_s,
                 "decode": prepared.decoded_s - prepared.started_s,
@@ -137,13 +164,46 @@ class Predict:
             return "", 0
         return served.name, served.version
 
-    def _prepare(self, served: ServedModel, image: bytes) -> _Prepared:
-        """Bytes to the tensor that the model takes; runs on a decode thread."""
+    def _is_small(self, image: bytes | Array) -> bool:
+        """Whether a picture's decoding takes so little that it is done here, as its header says.
+
+        Raises:
+            BadInput: the header alone says that it cannot be answered.
+        """
+        if not self._decode_here_max_pixels:
+            return False
+        if not isinstance(image, bytes):
+            return image.size <= self._decode_here_max_pixels
+        if len(image) > _SMALL_BYTES:
+            return False
+        source = peek(image, limits=self._limits)
+        return source.width_px * source.height_px <= self._decode_here_max_pixels
+
+    async def _decoded(
+        self,
+        served: ServedModel,
+        image: bytes | Array,
+        room: Mapping[str, Array] | None,
+        deadline: Deadline,
+        *,
+        here: bool,
+    ) -> _Prepared:
+        try:
+            return await self._pool.run(lambda: self._prepare(served, image, room), deadline, here=here)
+        except Overloaded:
+            self._observer.observe(Shed(served.name, served.version, "decode_full"))
+            raise
+
+    def _prepare(self, served: ServedModel, image: bytes | Array, room: Mapping[str, Array] | None) -> _Prepared:
+        """Bytes to the tensor that the model takes."""
         started_s = self._clock.now_s()
-        raster = decode(image, limits=self._limits)
+        if isinstance(image, bytes):
+            raster = decode(image, limits=self._limits)
+        else:
+            raster = from_array(image, limits=self._limits)
         noticed = accepts.check(served.manifest.input.accepts, raster)
         decoded_s = self._clock.now_s()
-        prepared = served.pipeline(raster)
+        prepared = served.pipeline(raster, out=room[served.manifest.input.tensor] if room else None)
         notes = (*raster.notes, *noticed, *prepared.notes)
         return _Prepared(prepared.tensor, notes, started_s, decoded_s, self._clock.now_s())
 
@@ -168,14 +228,11 @@ def activate(logits: Array, activation: str) -> list[float]:
     return values
 
 
+def _fallback_note(fallback: str) -> tuple[Note, ...]:
+    if not fallback:
+        return ()
+    return (Note("fallback", f"the model's own runtime is being restarted; {fallback} answered"),)
+
+
 def _own_deadline(served: ServedModel, from_s: float) -> Deadline:
     return Deadline.after(served.manifest.slo.timeout_ms / 1e3, now_s=from_s)
-
-
-def _check_open(served: ServedModel) -> None:
-    state = served.engine.state
-    if state is State.READY:
-        return
-    if state in (State.DRAINING, State.STOPPED):
-        raise Draining(f"model {served.name} is stopping", retry_after_s=1.0)
-    raise NotReady(f"model {served.name} is {state.value}", retry_after_s=1.0)

@@ -35,6 +35,9 @@ METRICS: dict[str, tuple[type[Counter] | type[Gauge] | type[Histogram], str, tup
     "isocenter_expired_total": (Counter, "Requests whose deadline passed in the queue.", _VERSION),
     "isocenter_abandoned_total": (Counter, "Queued requests whose caller left.", _VERSION),
     "isocenter_batch_failures_total": (Counter, "Session runs that raised.", (*_VERSION, "kind")),
+    "isocenter_instance_changes_total": (Counter, "Instances that left their group or came.", (*_VERSION, "what")),
+    "isocenter_reloads_total": (Counter, "Changes of what is served: added, replaced, removed.", (*_VERSION, "what")),
+    "isocenter_memory_pressure_info": (Gauge, "1 for how short memory is.", ("level",)),
     "isocenter_model_state_info": (Gauge, "1 for the state that a model version is in.", (*_VERSION, "state")),
 }  # fmt: skip
 
@@ -94,6 +97,9 @@ class MetricsObserver:
             events.BatchStarted: self._batch_started,
             events.BatchFinished: self._batch_finished,
             events.BatchFailed: self._batch_failed,
+            events.InstanceChanged: self._instance_changed,
+            events.Reloaded: self._reloaded,
+            events.MemoryPressure: self._memory_pressure,
             events.StateChanged: self._state_changed,
             events.Answered: self._answered,
         }
@@ -125,6 +131,16 @@ class MetricsObserver:
 
     def _batch_failed(self, event: events.BatchFailed) -> None:
         self._metrics.child("isocenter_batch_failures_total", event.model, str(event.version), event.kind).inc()
+
+    def _instance_changed(self, event: events.InstanceChanged) -> None:
+        self._metrics.child("isocenter_instance_changes_total", event.model, str(event.version), event.what).inc()
+
+    def _reloaded(self, event: events.Reloaded) -> None:
+        self._metrics.child("isocenter_reloads_total", event.model, str(event.version), event.what).inc()
+
+    def _memory_pressure(self, event: events.MemoryPressure) -> None:
+        for level in events.PRESSURE_LEVELS:
+            self._metrics.child("isocenter_memory_pressure_info", level).set(level == event.level)
 
     def _state_changed(self, event: events.StateChanged) -> None:
         where = (event.model, str(event.version))

@@ -2,7 +2,7 @@
 
 import logging
 
-from isocenter.core.events import Answered, Event, Observer, StateChanged
+from isocenter.core.events import Answered, Event, InstanceChanged, MemoryPressure, Observer, Reloaded, StateChanged
 
 
 class Observers:
@@ -18,7 +18,7 @@ class Observers:
 
 
 class LogObserver:
-    """Writes the events that an operator reads: changes of state, and at debug level every answer."""
+    """Writes the events that an operator reads: changes of state and of instances, and at debug level every answer."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
@@ -29,6 +29,15 @@ class LogObserver:
         if isinstance(event, StateChanged):
             extra = {"model": event.model, "version": event.version, "state": event.state}
             self._logger.info("model_state", extra=extra)
+        elif isinstance(event, InstanceChanged):
+            extra = {"model": event.model, "version": event.version, "kind": event.what}
+            self._logger.warning("instance", extra=extra)
+        elif isinstance(event, Reloaded):
+            extra = {"model": event.model, "version": event.version, "kind": event.what}
+            self._logger.info("reloaded", extra=extra)
+        elif isinstance(event, MemoryPressure):
+            extra = {"state": event.level, "bytes": event.available_bytes}
+            self._logger.warning("memory_pressure", extra=extra)
         elif self._verbose and isinstance(event, Answered):
             extra = {"model": event.model, "version": event.version, "code": event.code}
             self._logger.debug("answered", extra={**extra, "total_ms": round(event.total_s * 1e3, 3)})

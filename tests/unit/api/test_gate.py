@@ -10,7 +10,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from isocenter.api.http.gate import Gate
+from isocenter.api.http.answer import Answer
+from isocenter.api.http.connection import CONNECTION, Connection
+from isocenter.api.http.gate import HEADERS, Gate
 from isocenter.core.clock import ManualClock
 from isocenter.core.events import NullObserver
 from isocenter.serving.health import Door
@@ -22,7 +24,12 @@ async def hello(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse("hello")(scope, receive, send)
 
 
-async def ask(app: ASGIApp, path: str = "/predict", headers: list[tuple[bytes, bytes]] | None = None) -> list[Message]:
+async def ask(
+    app: ASGIApp,
+    path: str = "/predict",
+    headers: list[tuple[bytes, bytes]] | None = None,
+    connection: Connection | None = None,
+) -> list[Message]:
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -32,12 +39,14 @@ async def ask(app: ASGIApp, path: str = "/predict", headers: list[tuple[bytes, b
         sent.append(message)
 
     scope: dict[str, Any] = {"type": "http", "method": "POST", "path": path, "headers": headers or []}
+    if connection is not None:
+        scope[CONNECTION] = connection
     await app(scope, receive, send)
     return sent
 
 
-def gate(app: ASGIApp, door: Door) -> Gate:
-    return Gate(app, door=door, clock=ManualClock(), logger=LOGGER, observer=NullObserver())
+def gate(app: ASGIApp, door: Door, **more: Any) -> Gate:
+    return Gate(app, door=door, clock=ManualClock(), logger=LOGGER, observer=NullObserver(), **more)
 
 
 def headers_of(messages: list[Message]) -> dict[bytes, bytes]:
@@ -56,6 +65,14 @@ async def test_any_other_request_id_is_replaced(unsafe: bytes) -> None:
 
     assert headers_of(sent)[b"x-request-id"] != unsafe
     assert len(headers_of(sent)[b"x-request-id"]) == 32
+
+
+async def test_no_two_requests_get_the_same_id() -> None:
+    apps = [gate(hello, Door()) for _ in range(3)]
+
+    ids = [headers_of(await ask(app))[b"x-request-id"] for app in apps for _ in range(50)]
+
+    assert len(set(ids)) == 150
 
 
 async def test_a_closed_door_answers_503_with_a_time_to_come_back_and_closes_the_connection() -> None:
@@ -123,12 +140,100 @@ async def test_a_direct_endpoint_takes_its_posts_and_leaves_the_rest_to_the_appl
     async def direct(_: Request) -> Response:
         return PlainTextResponse("direct")
 
-    app = Gate(
-        hello, direct={"/predict": direct}, door=Door(), clock=ManualClock(), logger=LOGGER, observer=NullObserver()
-    )
+    app = gate(hello, Door(), direct={"/predict": direct})
 
     assert (await ask(app, "/predict"))[1]["body"] == b"direct"
     assert (await ask(app, "/other"))[1]["body"] == b"hello"
+
+
+async def test_a_direct_answer_is_written_with_its_headers_and_those_of_every_answer() -> None:
+    async def direct(request: Request) -> Response:
+        assert request.scope[HEADERS] == {b"x-request-id": b"scan-7", b"a": b"first"}
+        return Answer(b"{}", 429, [(b"retry-after", b"3")])
+
+    app = gate(hello, Door(), direct={"/predict": direct})
+    sent = await ask(app, headers=[(b"a", b"first"), (b"x-request-id", b"scan-7"), (b"a", b"second")])
+
+    assert sent == [
+        {
+            "type": "http.response.start",
+            "status": 429,
+            "headers": [
+                (b"content-length", b"2"),
+                (b"content-type", b"application/json"),
+                (b"retry-after", b"3"),
+                (b"x-request-id", b"scan-7"),
+            ],
+        },
+        {"type": "http.response.body", "body": b"{}"},
+    ]
+
+
+async def test_a_direct_answer_during_a_drain_closes_the_connection() -> None:
+    door = Door()
+
+    async def direct(_: Request) -> Response:
+        door.close()
+        return Answer(b"{}")
+
+    sent = await ask(gate(hello, door, direct={"/predict": direct}))
+
+    assert headers_of(sent)[b"connection"] == b"close"
+
+
+async def test_an_unexpected_error_of_a_direct_endpoint_is_a_500_too(caplog: pytest.LogCaptureFixture) -> None:
+    async def direct(_: Request) -> Response:
+        raise ValueError("patient name")
+
+    door = Door()
+
+    sent = await ask(gate(hello, door, direct={"/predict": direct}))
+
+    assert sent[0]["status"] == 500
+    assert b"patient" not in sent[1]["body"]
+    assert [record.message for record in caplog.records] == ["unexpected"]
+    assert door.inside == 0
+
+
+@pytest.mark.parametrize(("path", "status"), [("/predict", 400), ("/elsewhere", 404)])
+async def test_who_asked_whether_he_may_send_and_is_refused_gets_no_second_request_on_the_connection(
+    path: str, status: int
+) -> None:
+    async def direct(_: Request) -> Response:
+        return Answer(b"{}", 400)
+
+    app = gate(PlainTextResponse("nothing", 404), Door(), direct={"/predict": direct})
+
+    asked = await ask(app, path, headers=[(b"expect", b"100-continue")])
+    plain = await ask(app, path)
+
+    assert (asked[0]["status"], headers_of(asked)[b"connection"]) == (status, b"close")
+    assert b"connection" not in headers_of(plain)
+
+
+@pytest.mark.parametrize(("number", "status"), [(1, 200), (7, 200), (8, 429)])
+async def test_connections_beyond_the_bound_are_refused_and_closed(number: int, status: int) -> None:
+    door = Door()
+
+    sent = await ask(gate(hello, door, max_connections=7), connection=Connection(number))
+
+    assert sent[0]["status"] == status
+    if status == 429:
+        assert headers_of(sent)[b"connection"] == b"close"
+        assert int(headers_of(sent)[b"retry-after"]) >= 1
+        assert json.loads(sent[1]["body"])["error"]["details"] == {
+            "connections": 8,
+            "limit": 7,
+            "where": "door",
+            "retry_after_s": 2.0,
+        }
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/metrics"])
+async def test_probes_pass_on_any_connection(path: str) -> None:
+    sent = await ask(gate(hello, Door(), max_connections=7), path, connection=Connection(8))
+
+    assert sent[0]["status"] == 200
 
 
 async def test_an_error_after_the_answer_began_sends_no_second_answer() -> None:

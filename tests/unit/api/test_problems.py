@@ -7,7 +7,16 @@ import orjson
 import pytest
 
 from isocenter.api.http.problems import HTTP_STATUS, problem
-from isocenter.core.errors import BadInput, IsocenterError, Overloaded, TooManyPixels
+from isocenter.core.errors import (
+    Abandoned,
+    BadInput,
+    IsocenterError,
+    OutOfMemory,
+    Overloaded,
+    RunHung,
+    TooManyPixels,
+    Unavailable,
+)
 
 
 def every_error(kind: type[IsocenterError] = IsocenterError) -> Iterator[type[IsocenterError]]:
@@ -24,6 +33,21 @@ def test_every_error_of_the_tree_has_a_status(kind: type[IsocenterError]) -> Non
 @pytest.mark.parametrize("kind", list(every_error(BadInput)), ids=lambda kind: kind.__name__)
 def test_what_the_caller_can_mend_is_a_4xx(kind: type[IsocenterError]) -> None:
     assert 400 <= HTTP_STATUS[kind.code] < 500
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (Unavailable("x"), 503),
+        (OutOfMemory("x"), 500),
+        (RunHung("x"), 500),
+        (Overloaded("x"), 429),
+        (Abandoned("x"), 499),
+    ],
+    ids=lambda value: str(value) if isinstance(value, int) else value.code,
+)
+def test_who_is_to_act_is_told_by_the_status(error: IsocenterError, status: int) -> None:
+    assert problem(error).status_code == status
 
 
 def test_the_body_names_code_sentence_and_details_and_nothing_else() -> None:

@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 
 import isocenter.app
 import isocenter.repository.layout
+import isocenter.supervisor.supervise
 from isocenter.cli import main
 from isocenter.settings import Settings
 
@@ -28,6 +29,21 @@ def serve(monkeypatch: pytest.MonkeyPatch, *line: str, whole: bool = True, model
     monkeypatch.setattr(isocenter.repository.layout, "scan", lambda _: folders)
     result = RUN.invoke(main.app, ["serve", *line])
     return result, seen[0]
+
+
+def test_front_ends_are_the_supervisors_business(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    async def instead(settings: Settings, *, announce: Callable[[str, int], None]) -> bool:
+        seen.append(settings.frontends)
+        announce("http://127.0.0.1:4321", 2)
+        return False
+
+    monkeypatch.setattr(isocenter.supervisor.supervise, "serve", instead)
+    result = RUN.invoke(main.app, ["serve", "--frontends", "3"])
+    assert seen == [3]
+    assert result.exit_code == 1
+    assert result.stderr == "Serving 2 models at http://127.0.0.1:4321 - POST /predict, docs at /docs\n"
 
 
 @pytest.mark.parametrize(("whole", "code"), [(True, 0), (False, 1)], ids=["all answered", "some left"])

@@ -4,12 +4,16 @@ import math
 
 import pytest
 
-from isocenter.engine.batch_policy import BatchRules, Decision, Dispatch, Idle, Waiting, WaitUntil, decide
+from isocenter.engine.batch_policy import BatchRules, Decision, Dispatch, Expected, Idle, Waiting, WaitUntil, decide
+from isocenter.engine.cost import CostModel
 
 NOW = 100.0
 RULES = BatchRules(max_batch_size=8, max_queue_delay_s=0.25, deadline_margin_s=0.125)
 PREFERRED = BatchRules(max_batch_size=8, preferred_batch_sizes=(4, 2), max_queue_delay_s=0.25, deadline_margin_s=0.125)
 WARMED = BatchRules(max_batch_size=8, allowed_batch_sizes=(1, 2, 6), max_queue_delay_s=0.25, deadline_margin_s=0.125)
+DOUBLING = BatchRules(
+    max_batch_size=8, allowed_batch_sizes=(1, 2, 4, 8), max_queue_delay_s=0.25, deadline_margin_s=0.125
+)
 AT_ONCE = BatchRules(max_batch_size=8, max_queue_delay_s=0.0)
 
 
@@ -52,30 +56,74 @@ def test_nothing_goes_without_an_idle_instance(items: int) -> None:
     assert decide(waiting(items, age_s=9.0), idle_instances=0, now_s=NOW, rules=RULES) == Idle()
 
 
+PAYING = CostModel({1: 0.500, 2: 0.510, 4: 0.530, 8: 0.600})
+FLAT = CostModel({1: 0.500, 2: 1.000, 4: 2.000, 8: 4.000})
+
+
+def decided(queue: Waiting, cost: CostModel, *, idle_instances: int = 1, **known: float) -> Decision:
+    return decide(queue, idle_instances=idle_instances, now_s=NOW, rules=DOUBLING, expected=Expected(cost, **known))
+
+
 def test_the_wait_leaves_time_to_run_before_the_earliest_deadline() -> None:
-    queue = waiting(3, left_s=1.0)
-    assert decide(queue, idle_instances=1, now_s=NOW, rules=RULES, service_s=0.75) == WaitUntil(NOW + 0.125)
-    assert decide(queue, idle_instances=1, now_s=NOW, rules=RULES, service_s=0.875) == Dispatch(3)
+    needed_s = PAYING.promise_s(4) + 0.125
+    early, late = waiting(3, left_s=needed_s + 0.125), waiting(3, left_s=needed_s)
+    assert decided(early, PAYING) == WaitUntil(pytest.approx(NOW + 0.125))  # type: ignore[arg-type]
+    assert decided(late, PAYING) == Dispatch(2)
 
 
 @pytest.mark.parametrize(
-    ("items", "idle_instances", "size"), [(1, 1, 1), (5, 1, 5), (20, 1, 8), (8, 2, 4), (5, 2, 3), (1, 4, 1), (3, 3, 1)]
+    ("items", "idle_instances", "size"), [(1, 1, 1), (5, 1, 1), (20, 1, 1), (8, 2, 1), (1, 4, 1), (3, 3, 1)]
 )
-def test_a_flat_curve_never_waits_and_spreads_over_the_idle(items: int, idle_instances: int, size: int) -> None:
-    decision = decide(waiting(items), idle_instances=idle_instances, now_s=NOW, rules=RULES, batching_pays=False)
-    assert decision == Dispatch(size)
+def test_with_a_flat_curve_nobody_waits_for_company_nor_for_the_end_of_a_batch(
+    items: int, idle_instances: int, size: int
+) -> None:
+    assert decided(waiting(items), FLAT, idle_instances=idle_instances) == Dispatch(size)
+
+
+@pytest.mark.parametrize(("items", "idle_instances", "size"), [(8, 1, 8), (20, 1, 8), (8, 2, 4), (20, 2, 8), (9, 4, 2)])
+def test_what_is_there_is_spread_over_the_idle(items: int, idle_instances: int, size: int) -> None:
+    assert decided(waiting(items, age_s=9.0), PAYING, idle_instances=idle_instances) == Dispatch(size)
+
+
+def test_company_is_waited_for_only_where_it_comes_often_enough_to_pay() -> None:
+    # One item more in the batch saves nearly a run of half a second.
+    assert isinstance(decided(waiting(1), PAYING, arrivals_per_s=4.0), WaitUntil)
+    assert decided(waiting(1), PAYING, arrivals_per_s=1.0) == Dispatch(1)
+
+
+def test_a_batch_is_smaller_where_the_earliest_deadline_needs_it() -> None:
+    left_s = PAYING.promise_s(4) + 0.2
+    assert decided(waiting(20, left_s=left_s), PAYING) == Dispatch(4)
+
+
+def test_where_even_one_alone_would_be_late_the_others_keep_their_full_batch() -> None:
+    assert decided(waiting(20, left_s=0.1), PAYING) == Dispatch(8)
+
+
+def test_a_batch_never_takes_most_of_the_time_that_callers_give() -> None:
+    steep = CostModel({1: 0.1, 2: 0.15, 4: 0.25, 8: 0.45})
+    assert decided(waiting(20), steep) == Dispatch(8)
+    assert decided(waiting(20), steep, budget_s=1.0) == Dispatch(4)
 
 
 @pytest.mark.parametrize("rules", [RULES, PREFERRED, WARMED], ids=["plain", "preferred", "warmed"])
-def test_every_wait_ends_in_a_dispatch_at_its_instant(rules: BatchRules) -> None:
+@pytest.mark.parametrize("expected", [None, Expected(PAYING)], ids=["cost unknown", "cost known"])
+def test_every_wait_ends_in_a_dispatch_at_its_instant(rules: BatchRules, expected: Expected | None) -> None:
     for items in range(1, rules.largest):
         for left_s in (0.1, 0.3, math.inf):
             queue = waiting(items, left_s=left_s)
-            decision = decide(queue, idle_instances=1, now_s=NOW, rules=rules, service_s=0.01)
+            decision = decide(queue, idle_instances=1, now_s=NOW, rules=rules, expected=expected)
             if isinstance(decision, WaitUntil):
                 assert decision.at_s > NOW
-                decision = decide(queue, idle_instances=1, now_s=decision.at_s, rules=rules, service_s=0.01)
+                decision = decide(queue, idle_instances=1, now_s=decision.at_s, rules=rules, expected=expected)
             assert decision == Dispatch(rules.cut(items))
+
+
+def test_capped_rules_form_only_sizes_that_were_warmed() -> None:
+    assert DOUBLING.capped(5).sizes == (1, 2, 4)
+    assert DOUBLING.capped(1).sizes == (1,)
+    assert DOUBLING.capped(0).sizes == (1,)
+    assert DOUBLING.capped(99) == DOUBLING
 
 
 @pytest.mark.parametrize(

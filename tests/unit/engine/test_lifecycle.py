@@ -11,6 +11,7 @@ WAYS = {
     State.LOADING: [],
     State.WARMING: [State.WARMING],
     State.READY: [State.WARMING, State.READY],
+    State.RECOVERING: [State.WARMING, State.READY, State.RECOVERING],
     State.DRAINING: [State.WARMING, State.READY, State.DRAINING],
     State.STOPPED: [State.STOPPED],
     State.FAILED: [State.FAILED],

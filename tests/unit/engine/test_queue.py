@@ -13,9 +13,17 @@ from isocenter.engine.batch_policy import Waiting
 from isocenter.engine.queue import STALE_KEYS, Entry, RequestQueue
 
 
-def put(queue: RequestQueue, name: str, *, now_s: float = 0.0, at_s: float = math.inf, priority: int = 0) -> Entry:
+def put(
+    queue: RequestQueue,
+    name: str,
+    *,
+    now_s: float = 0.0,
+    at_s: float = math.inf,
+    priority: int = 0,
+    group: str = "",
+) -> Entry:
     reply: Reply[Result] = Reply(asyncio.get_running_loop())
-    return queue.put(Request(name, {}, Deadline(at_s), priority), reply, now_s=now_s)
+    return queue.put(Request(name, {}, Deadline(at_s), priority, group), reply, now_s=now_s)
 
 
 def names(entries: list[Entry]) -> list[str]:
@@ -68,8 +76,10 @@ async def test_one_who_left_is_gone_once() -> None:
 async def test_taking_passes_over_those_who_left_a_moment_ago() -> None:
     queue = RequestQueue(10)
     entries = [put(queue, name) for name in "abcd"]
-    entries[1].reply.fail(TimeoutError())
-    entries[1].reply._future.exception()
+    gone = entries[1].reply
+    assert isinstance(gone, Reply)
+    gone.fail(TimeoutError())
+    gone._future.exception()
     taken, abandoned = queue.take(3)
     assert (names(taken), names(abandoned)) == (["a", "c", "d"], ["b"])
 
@@ -100,7 +110,7 @@ async def test_keys_of_the_departed_do_not_pile_up() -> None:
     put(queue, "patient", at_s=1e9, priority=9)
     for n in range(10_000):
         queue.discard(put(queue, "hasty", at_s=2e9 + n, priority=10))
-    assert len(queue._order) <= STALE_KEYS + 3
+    assert len(queue._singles.keys) <= STALE_KEYS + 3
     assert len(queue._deadlines) <= STALE_KEYS + 3
     assert names(queue.take(9)[0]) == ["patient"]
 
@@ -139,3 +149,96 @@ async def test_it_agrees_with_a_sorted_list(seed: int) -> None:
 def test_a_queue_without_room_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1 item, not 0"):
         RequestQueue(0)
+
+
+async def test_a_group_of_many_delays_a_single_item_by_one_turn() -> None:
+    queue = RequestQueue(1000)
+    for n in range(500):
+        put(queue, f"g{n}", at_s=5.0, group="scan")
+    assert names(queue.take(3)[0]) == ["g0", "g1", "g2"]
+    put(queue, "alone", at_s=9.0)
+    assert "alone" in names(queue.take(2)[0])
+
+
+async def test_groups_take_turns_and_keep_their_own_order() -> None:
+    queue = RequestQueue(100)
+    for group in "abc":
+        for n in range(3):
+            put(queue, f"{group}{n}", at_s=5.0, group=group)
+    assert names(queue.take(9)[0]) == ["a0", "b0", "c0", "a1", "b1", "c1", "a2", "b2", "c2"]
+
+
+async def test_many_single_callers_do_not_starve_a_group() -> None:
+    queue = RequestQueue(1000)
+    for n in range(5):
+        put(queue, f"g{n}", at_s=100.0, group="scan")
+    for n in range(10):
+        put(queue, f"s{n}", at_s=50.0)
+    taken = []
+    for n in range(200):  # a new single caller for each one who is taken
+        put(queue, f"t{n}", at_s=50.0)
+        taken += names(queue.take(1)[0])
+    assert {f"g{n}" for n in range(5)} <= set(taken), "each of about ten callers gets its turn"
+
+
+async def test_single_items_keep_to_their_deadlines_beside_a_group() -> None:
+    queue = RequestQueue(100)
+    put(queue, "g0", at_s=1.0, group="scan")
+    put(queue, "g1", at_s=1.0, group="scan")
+    for name, at_s in (("late", 9.0), ("soon", 3.0), ("later", 11.0)):
+        put(queue, name, at_s=at_s)
+    order = [name for name in names(queue.take(9)[0]) if not name.startswith("g")]
+    assert order == ["soon", "late", "later"]
+
+
+async def test_priority_goes_before_turns() -> None:
+    queue = RequestQueue(100)
+    for n in range(3):
+        put(queue, f"g{n}", group="stat", priority=-1)
+    put(queue, "routine", at_s=1.0)
+    assert names(queue.take(9)[0]) == ["g0", "g1", "g2", "routine"]
+
+
+async def test_an_entry_that_was_not_run_goes_back_to_its_place() -> None:
+    queue = RequestQueue(10)
+    for name in "abc":
+        put(queue, name)
+    first = queue.take(2)[0]
+    assert queue.backlog.total == 1
+    for entry in first:
+        queue.put_back(entry, now_s=0.0)
+    assert names(queue.take(3)[0]) == ["a", "b", "c"]
+    assert queue.backlog.total == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_whatever_happens_the_backlog_counts_who_waits(seed: int) -> None:
+    chance = random.Random(seed)
+    queue = RequestQueue(10_000)
+    inside: list[Entry] = []
+    now_s = 0.0
+    for n in range(400):
+        now_s += chance.random() * 0.1
+        match chance.choices(["put", "take", "leave", "expire", "back"], [8, 2, 3, 1, 1])[0]:
+            case "put":
+                group = chance.choice(["", "", "", "a", "b"])
+                at_s = chance.choice([math.inf, now_s + 0.5, now_s + 5.0])
+                inside.append(
+                    put(queue, str(n), now_s=now_s, at_s=at_s, group=group, priority=chance.choice([0, 0, 1]))
+                )
+            case "take":
+                taken, _ = queue.take(chance.randrange(1, 5))
+                inside = [entry for entry in inside if entry not in taken]
+            case "leave" if inside:
+                gone = inside.pop(chance.randrange(len(inside)))
+                assert [queue.discard(gone), queue.discard(gone)] == [True, False]
+            case "back":
+                taken, _ = queue.take(2)
+                for entry in taken:
+                    queue.put_back(entry, now_s=now_s)
+            case "expire":
+                expired = queue.expire(now_s)
+                inside = [entry for entry in inside if entry not in expired]
+        assert len(queue) == len(inside) == queue.backlog.total
+    assert sorted(names(queue.clear())) == sorted(names(inside))
+    assert (len(queue), queue.backlog.total) == (0, 0)

@@ -72,6 +72,9 @@ def test_fast_agrees_with_the_reference(geometry: dict[str, Any] | None, dtype: 
     for height, width in SIZES:
         image = picture(deep(rng, height, width, channels, dtype))
         found, meant = fast(image), reference(image)
+        room = np.full_like(found.tensor, np.nan)
+        assert fast(image, out=room).tensor is room
+        assert np.array_equal(room, found.tensor)
         assert found.tensor.shape == meant.tensor.shape
         assert found.tensor.dtype == meant.tensor.dtype == np.float32
         assert found.tensor.flags.c_contiguous
@@ -208,3 +211,10 @@ BAD: list[tuple[str, list[dict[str, Any]], str]] = [
 def test_steps_that_mean_nothing_are_refused_at_load(described: list[dict[str, Any]], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         steps(*described)
+
+
+def test_room_of_another_shape_is_left_alone() -> None:
+    room = np.zeros((1, 5, 5), np.float32)
+    found = FastPipeline(steps(PLAIN))(picture(np.full((4, 5), 7, np.uint8)), out=room)
+    assert found.tensor.shape == (1, 4, 5)
+    assert not room.any()

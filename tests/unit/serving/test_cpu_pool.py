@@ -4,10 +4,12 @@ import asyncio
 import threading
 import weakref
 from collections.abc import AsyncIterator
+from functools import partial
+from typing import NoReturn
 
 import pytest
 
-from isocenter.core.clock import ManualClock
+from isocenter.core.clock import ManualClock, SystemClock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import BadImage, DeadlineExceeded, Overloaded
 from isocenter.serving.cpu_pool import CpuPool
@@ -135,3 +137,71 @@ async def test_a_job_that_panics_past_exception_ends_and_the_thread_lives_on(poo
 
     assert await pool.run(lambda: 1, NEVER) == 1
     assert pool.waiting == 0
+
+
+async def test_small_jobs_run_here_in_their_order_one_a_turn_of_the_loop() -> None:
+    loop = asyncio.get_running_loop()
+    turns: list[int] = []
+    turn = 0
+
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        loop.call_soon(count)
+
+    async with CpuPool(threads=1, max_waiting=9, clock=SystemClock()) as pool:
+        loop.call_soon(count)
+        asked = [asyncio.create_task(pool.run(partial(turns.append, n), Deadline.never(), here=True)) for n in range(4)]
+        at: list[int] = []
+        for task in asked:
+            await task
+            at.append(turn)
+        assert turns == [0, 1, 2, 3]
+        assert len(set(at)) == 4, "between any two of them the loop has looked at its sockets"
+
+
+async def test_a_job_here_runs_on_the_thread_of_the_loop_and_its_errors_are_its_own() -> None:
+    async with CpuPool(threads=1, max_waiting=9, clock=SystemClock()) as pool:
+        assert await pool.run(threading.get_ident, Deadline.never(), here=True) == threading.get_ident()
+        with pytest.raises(BadImage):
+            await pool.run(_refuse, Deadline.never(), here=True)
+        assert pool.waiting == 0
+
+
+async def test_a_job_here_that_is_too_late_or_whose_caller_left_is_not_run() -> None:
+    clock = ManualClock(10.0)
+    ran: list[str] = []
+    async with CpuPool(threads=1, max_waiting=9, clock=clock) as pool:
+        late = asyncio.create_task(pool.run(lambda: ran.append("late"), Deadline(11.0), here=True))
+        left = asyncio.create_task(pool.run(lambda: ran.append("left"), Deadline.never(), here=True))
+        clock.advance(1.0)
+        left.cancel()
+        with pytest.raises(DeadlineExceeded):
+            await late
+        await asyncio.wait([left])
+        await asyncio.sleep(0)
+        assert ran == []
+        assert pool.waiting == 0
+
+
+async def test_jobs_here_count_against_the_same_limit() -> None:
+    async with CpuPool(threads=1, max_waiting=2, clock=SystemClock()) as pool:
+        first = [asyncio.create_task(pool.run(lambda: None, Deadline.never(), here=True)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await pool.run(lambda: None, Deadline.never(), here=True)
+        await asyncio.gather(*first)
+
+
+async def test_the_pool_predicts_from_what_jobs_took() -> None:
+    clock = ManualClock(0.0)
+    async with CpuPool(threads=1, max_waiting=9, clock=clock) as pool:
+        assert pool.ready_in_s(here=True) == 0.0
+        await pool.run(lambda: clock.advance(2.0), Deadline.never(), here=True)
+        assert pool.ready_in_s(here=True) == pytest.approx(2.0)
+        await pool.run(lambda: clock.advance(200.0), Deadline.never(), here=True)
+        assert pool.ready_in_s(here=True) < 3.0, "one odd job moves it little"
+
+
+def _refuse() -> NoReturn:
+    raise BadImage("broken")

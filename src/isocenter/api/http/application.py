@@ -12,18 +12,22 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from isocenter import __version__
+from isocenter.api.http.exposition import Exposition
 from isocenter.api.http.gate import Gate
 from isocenter.api.http.information import model_routes, probe_routes
 from isocenter.api.http.predict import PredictEndpoint, predict_routes
 from isocenter.api.http.problems import problem, problem_response
+from isocenter.api.http.reload import ReloadFrom, Reloads, reload_routes
+from isocenter.api.http.stats import stats_routes
 from isocenter.core.clock import Clock
 from isocenter.core.errors import IsocenterError
 from isocenter.core.events import Observer
 from isocenter.imaging.limits import ImageLimits
 from isocenter.repository.repository import Repository
+from isocenter.serving.budget import ByteBudget
 from isocenter.serving.health import Door, HealthCheck
 from isocenter.serving.predict import Predict
-from isocenter.telemetry.metrics import Metrics
+from isocenter.serving.stats import StatsSource
 
 _DESCRIPTION = "Serves medical-image models inside a deadline. Every refusal names the measured value and the limit."
 
@@ -34,24 +38,39 @@ def build_http(
     repository: Repository,
     health: HealthCheck,
     door: Door,
-    metrics: Metrics,
+    metrics: Exposition,
     limits: ImageLimits,
     clock: Clock,
     observer: Observer,
     logger: logging.Logger,
+    stats: StatsSource,
+    reloads: Reloads,
+    reload_from: ReloadFrom,
+    bodies: ByteBudget,
+    max_connections: int,
 ) -> ASGIApp:
     """Put the application together."""
     # The page at /docs comes with its scripts: a browser in a hospital need not, and shall not, ask another host.
     app = FastAPIOffline(title="Isocenter", version=__version__, description=_DESCRIPTION, redoc_url=None)
-    endpoint = PredictEndpoint(predict, max_bytes=limits.max_bytes, clock=clock, observer=observer)
+    endpoint = PredictEndpoint(predict, max_bytes=limits.max_bytes, bodies=bodies, clock=clock, observer=observer)
     app.include_router(predict_routes(endpoint))
     app.include_router(probe_routes(health, metrics))
     app.include_router(model_routes(repository, limits))
+    app.include_router(stats_routes(stats))
+    app.include_router(reload_routes(reloads, reload_from))
     app.add_exception_handler(IsocenterError, _typed)
     app.add_exception_handler(HTTPException, _framework)
     app.add_exception_handler(RequestValidationError, _validation)
     app.openapi = lambda: _schema(app)  # type: ignore[method-assign]
-    return Gate(app, direct={"/predict": endpoint}, door=door, clock=clock, logger=logger, observer=observer)
+    return Gate(
+        app,
+        direct={"/predict": endpoint},
+        door=door,
+        clock=clock,
+        logger=logger,
+        observer=observer,
+        max_connections=max_connections,
+    )
 
 
 def _schema(app: FastAPI) -> dict[str, Any]:

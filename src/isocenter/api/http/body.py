@@ -1,47 +1,92 @@
 """From a request's bytes to one image's bytes, in memory, with a limit that holds from the first chunk on."""
 
-from collections.abc import AsyncIterator
+import re
 from typing import Final
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+from starlette.types import Receive
 
-from isocenter.core.errors import BadRequest, MissingImage, TooManyBytes
+from isocenter.core.errors import Abandoned, BadRequest, MissingImage, TooManyBytes
+from isocenter.serving.budget import FORM_OVERHEAD_BYTES, Booking
 
 FIELDS: Final = ("image", "file")
-_OVERHEAD_BYTES: Final = 64 * 1024
-"""Room for boundaries, part headers and small fields around the image."""
+
+_USUAL_TYPE: Final = re.compile(rb"multipart/form-data; boundary=([A-Za-z0-9_.-]{1,200})")
+"""What clients send. Everything else that may be meant by it is left to the parser."""
+_USUAL_HEAD: Final = re.compile(
+    rb"(?:Content-Type: [!-~]+\r\n)?"
+    rb'Content-Disposition: form-data; name="(?:image|file)"(?:; filename="[ !#$&-\[\]-~]*")?'
+    rb"(?:\r\nContent-Type: [!-~]+)?"
+)
+_USUAL_HEAD_BYTES: Final = 1024
 
 
-def check_length(declared: str | None, max_bytes: int) -> None:
-    """Refuse by the Content-Length header, before a byte of the body is read.
+def check_length(declared: bytes | None, max_bytes: int) -> int | None:
+    """Refuse by the Content-Length header, before a byte of the body is read; else the length, if one is declared.
 
     Raises:
         BadRequest: the header is no number.
         TooManyBytes: it announces too much.
     """
     if declared is None:
-        return
-    if not (declared.isascii() and declared.isdecimal() and len(declared) <= 19):
+        return None
+    if not (declared.isdigit() and len(declared) <= 19):
         raise BadRequest("Content-Length is not a number")
-    if int(declared) > max_bytes + _OVERHEAD_BYTES:
-        raise _too_many(int(declared), max_bytes)
+    length = int(declared)
+    if length > max_bytes + FORM_OVERHEAD_BYTES:
+        raise _too_many(length, max_bytes)
+    return length
 
 
-async def read_image(chunks: AsyncIterator[bytes], content_type: str | None, *, max_bytes: int) -> bytes:
+async def receive_image(
+    receive: Receive, content_type: bytes | None, *, max_bytes: int, booking: Booking | None = None
+) -> bytes:
     """The image in a request body: the field `image` or `file` of a form, or else the body itself.
+
+    Raises:
+        Abandoned: the caller left while sending.
+        BadRequest: the form is malformed.
+        MissingImage: there is no image, or nothing in it.
+        Overloaded: there is no room for the body.
+        TooManyBytes: more than `max_bytes`.
+    """
+    body: bytes | bytearray = b""
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Abandoned("the caller left while sending")
+        chunk = message.get("body", b"")
+        more = message.get("more_body", False)
+        size = len(body) + len(chunk)
+        if size > max_bytes + FORM_OVERHEAD_BYTES:
+            raise _too_many(size, max_bytes)
+        if booking is not None:
+            booking.cover(size)
+        if not body:
+            # Most bodies come in one piece, and then none is copied.
+            body = chunk
+        elif chunk:
+            if not isinstance(body, bytearray):
+                body = bytearray(body)
+            body += chunk
+    return image_in(body, content_type, max_bytes=max_bytes)
+
+
+def image_in(body: bytes | bytearray, content_type: bytes | None, *, max_bytes: int) -> bytes:
+    """The image in a whole body.
 
     Raises:
         BadRequest: the form is malformed.
         MissingImage: there is no image, or nothing in it.
         TooManyBytes: more than `max_bytes`.
     """
-    kind, options = parse_options_header(content_type or "")
-    body = bytearray()
-    async for chunk in chunks:
-        body += chunk
-        if len(body) > max_bytes + _OVERHEAD_BYTES:
-            raise _too_many(len(body), max_bytes)
-    image = _from_form(bytes(body), options.get("boundary", "")) if kind == "multipart/form-data" else bytes(body)
+    usual = _USUAL_TYPE.fullmatch(content_type) if content_type else None
+    image = None if usual is None else _in_a_usual_form(body, usual[1])
+    if image is None:
+        kind, options = parse_options_header((content_type or b"").decode("latin-1"))
+        form = kind == "multipart/form-data"
+        image = _in_any_form(bytes(body), options.get("boundary", "")) if form else bytes(body)
     if len(image) > max_bytes:
         raise _too_many(len(image), max_bytes)
     if not image:
@@ -49,7 +94,25 @@ async def read_image(chunks: AsyncIterator[bytes], content_type: str | None, *, 
     return image
 
 
-def _from_form(body: bytes, boundary: str) -> bytes:
+def _in_a_usual_form(body: bytes | bytearray, boundary: bytes) -> bytes | None:
+    """The image in a form of one part, as nearly all are; None if the parser has to look, who knows all the others.
+
+    What is answered here is what the parser would answer: a test holds them together.
+    """
+    start = len(boundary) + 4
+    if not body.startswith(b"--%b\r\n" % boundary):
+        return None
+    head_end = body.find(b"\r\n\r\n", start, start + _USUAL_HEAD_BYTES)
+    if head_end < 0 or not _USUAL_HEAD.fullmatch(body, start, head_end):
+        return None
+    end = body.find(b"\r\n--%b" % boundary, head_end + 4)
+    last = end + len(boundary) + 4
+    if end < 0 or body[last : last + 2] != b"--":
+        return None
+    return bytes(memoryview(body)[head_end + 4 : end])
+
+
+def _in_any_form(body: bytes, boundary: str) -> bytes:
     if not boundary:
         raise BadRequest("multipart/form-data without a boundary")
     image: bytes | None = None

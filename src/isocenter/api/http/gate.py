@@ -3,29 +3,37 @@
 Plain ASGI, as every request passes through it and a framework's middleware would cost more than the gate itself.
 """
 
+import itertools
 import logging
+import math
 import re
-import uuid
-from collections.abc import Awaitable, Callable, Mapping
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final, TypeAlias
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from isocenter.api.http.answer import Answer
+from isocenter.api.http.connection import ARRIVED_S, CONNECTION, Connection
 from isocenter.api.http.problems import problem, problem_response
 from isocenter.core.clock import Clock
-from isocenter.core.errors import Draining
+from isocenter.core.errors import Draining, Overloaded, Refused
 from isocenter.core.events import Answered, Observer
 from isocenter.serving.health import Door
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
+"""Its answer has a whole body: nothing is streamed."""
 
+HEADERS: Final = "isocenter.headers"
+"""Where the headers stand as a mapping of bytes, lower case; of one given twice, the first."""
 REQUEST_ID: Final = "isocenter.request_id"
 STARTED_S: Final = "isocenter.started_s"
 ALWAYS_OPEN: Final = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 
 _SAFE_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_CLOSE: Final = (b"connection", b"close")
 _RETRY_AFTER_S: Final = 2.0
 
 
@@ -45,61 +53,114 @@ class Gate:
         logger: logging.Logger,
         observer: Observer,
         direct: Mapping[str, Endpoint] | None = None,
+        max_connections: float = math.inf,
     ) -> None:
+        """Put it in front of `app`. Connections beyond `max_connections` are told to come back later, and closed."""
         self._app = app
         self._direct = direct or {}
         self._door = door
         self._clock = clock
         self._logger = logger
         self._observer = observer
+        self._max_connections = max_connections
+        # A random id asks the system each time. 80 random bits for the gate and a number for the request are as good.
+        self._ids = map(f"{secrets.token_hex(10)}{{:012x}}".format, itertools.count())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope[STARTED_S] = self._clock.now_s()
-        request_id = scope[REQUEST_ID] = _request_id(scope)
-        answered = False
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal answered
-            if message["type"] == "http.response.start":
-                answered = True
-                headers = message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
-                if not self._door.is_open:
-                    headers.append((b"connection", b"close"))
-            await send(message)
-
+        # Since its head came, where the server says so: the loop may have had much to do before it came to this.
+        arrived_s = scope.get(ARRIVED_S)
+        scope[STARTED_S] = self._clock.now_s() if arrived_s is None else arrived_s
+        scope[HEADERS] = headers = dict(reversed(scope["headers"]))
+        given = headers.get(b"x-request-id")
+        scope[REQUEST_ID] = given.decode("ascii") if given and _SAFE_ID.fullmatch(given) else next(self._ids)
         if scope["path"] in ALWAYS_OPEN:
-            await self._app(scope, receive, send_with_id)
+            await self._app(scope, receive, self._sender(scope, send))
             return
-        if not self._door.is_open:
-            self._observer.observe(Answered("http", "", 0, Draining.code, 0.0, {}))
-            refusal = Draining("the server is stopping; ask another one", retry_after_s=_RETRY_AFTER_S)
-            await problem(refusal)(scope, receive, send_with_id)
+        connection: Connection | None = scope.get(CONNECTION)
+        if not self._door.is_open or (connection is not None and connection.number > self._max_connections):
+            await self._refuse(scope, send, connection)
             return
         self._door.enter()
         try:
             endpoint = self._direct.get(scope["path"]) if scope["method"] == "POST" else None
             if endpoint is None:
-                await self._app(scope, receive, send_with_id)
+                await self._through_the_framework(scope, receive, send)
             else:
-                response = await endpoint(Request(scope, receive))
-                await response(scope, receive, send_with_id)
-        except Exception:
-            self._logger.exception("unexpected", extra={"request_id": request_id})
-            if not answered:
-                response = problem_response(
-                    "internal", "an unexpected error; this is a bug", {"request_id": request_id}
-                )
-                await response(scope, receive, send_with_id)
+                await self._directly(endpoint, scope, receive, send)
         finally:
             self._door.leave()
 
+    async def _refuse(self, scope: Scope, send: Send, connection: Connection | None) -> None:
+        refusal: Refused
+        if connection is None or not self._door.is_open:
+            refusal = Draining("the server is stopping; ask another one", retry_after_s=_RETRY_AFTER_S)
+        else:
+            refusal = Overloaded(
+                f"{connection.number} connections are open, the limit is {self._max_connections}",
+                details={"connections": connection.number, "limit": self._max_connections, "where": "door"},
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        self._observer.observe(Answered("http", "", 0, refusal.code, 0.0, {}))
+        await self._write(problem(refusal), scope, send, close=True)
 
-def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _SAFE_ID.fullmatch(value):
-            return str(value.decode("ascii"))
-    return uuid.uuid4().hex
+    async def _directly(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+        answered = False
+        try:
+            response = await endpoint(Request(scope, receive))
+            answered = True
+            await self._write(response, scope, send)
+        except Exception:
+            problem = self._unexpected(scope)
+            if not answered:
+                await self._write(problem, scope, send)
+
+    async def _through_the_framework(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answered = False
+
+        async def noticing(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await finishing(message)
+
+        finishing = self._sender(scope, send)
+        try:
+            await self._app(scope, receive, noticing)
+        except Exception:
+            problem = self._unexpected(scope)
+            if not answered:
+                await self._write(problem, scope, send)
+
+    async def _write(self, response: Response, scope: Scope, send: Send, *, close: bool = False) -> None:
+        """Two messages, without the framework's way of sending."""
+        status = response.status_code
+        headers = self._finished(response.raw_headers, status, scope, close=close)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": response.body})
+
+    def _sender(self, scope: Scope, send: Send) -> Send:
+        async def finishing(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = self._finished(message.get("headers", ()), message["status"], scope)
+            await send(message)
+
+        return finishing
+
+    def _finished(
+        self, headers: Iterable[tuple[bytes, bytes]], status: int, scope: Scope, *, close: bool = False
+    ) -> list[tuple[bytes, bytes]]:
+        """An answer's headers, and those that every answer has."""
+        finished = [*headers, (b"x-request-id", scope[REQUEST_ID].encode())]
+        # Who asked first whether he may send, and is refused, does not send: what comes next on his connection could
+        # be taken for the body (RFC 9110, 10.1.1).
+        if close or not self._door.is_open or (status >= 400 and b"expect" in scope[HEADERS]):
+            finished.append(_CLOSE)
+        return finished
+
+    def _unexpected(self, scope: Scope) -> Answer:
+        request_id = scope[REQUEST_ID]
+        self._logger.exception("unexpected", extra={"request_id": request_id})
+        return problem_response("internal", "an unexpected error; this is a bug", {"request_id": request_id})

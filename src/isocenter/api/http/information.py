@@ -4,6 +4,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from isocenter import __version__
+from isocenter.api.http.exposition import Exposition
 from isocenter.api.http.schemas import (
     HealthShape,
     InputShape,
@@ -20,10 +21,9 @@ from isocenter.imaging.limits import ImageLimits
 from isocenter.repository.load import ServedModel
 from isocenter.repository.repository import Repository
 from isocenter.serving.health import HealthCheck
-from isocenter.telemetry.metrics import Metrics
 
 
-def probe_routes(health: HealthCheck, metrics: Metrics) -> APIRouter:
+def probe_routes(health: HealthCheck, metrics: Exposition) -> APIRouter:
     """`/livez`, `/readyz`, `/health`, `/metrics`."""
     router = APIRouter(tags=["health"])
 
@@ -53,7 +53,7 @@ def probe_routes(health: HealthCheck, metrics: Metrics) -> APIRouter:
     @router.get("/metrics", response_class=Response)
     async def scrape() -> Response:
         """Prometheus metrics."""
-        return Response(metrics.text(), media_type=metrics.content_type)
+        return Response(await metrics.read(), media_type=metrics.content_type)
 
     return router
 

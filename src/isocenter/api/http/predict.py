@@ -6,17 +6,19 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from isocenter.api.http.body import FIELDS, check_length, read_image
-from isocenter.api.http.gate import REQUEST_ID, STARTED_S
+from isocenter.api.http.answer import Answer
+from isocenter.api.http.body import FIELDS, check_length, receive_image
+from isocenter.api.http.connection import WhileConnected
+from isocenter.api.http.gate import HEADERS, REQUEST_ID, STARTED_S
 from isocenter.api.http.problems import problem
 from isocenter.api.http.schemas import PredictionShape, ProblemShape
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
-from isocenter.core.errors import Abandoned, BadRequest, DeadlineExceeded, IsocenterError
+from isocenter.core.errors import BadRequest, DeadlineExceeded, IsocenterError
 from isocenter.core.events import Answered, Observer
+from isocenter.serving.budget import Booking, ByteBudget
 from isocenter.serving.predict import Predict
 
 _IMAGE = {"type": "string", "format": "binary"}
@@ -46,8 +48,11 @@ _MIN_TIMEOUT_MS, _MAX_TIMEOUT_MS = 0.001, 3_600_000.0
 class PredictEndpoint:
     """One image in a request to one answer, or one problem."""
 
-    def __init__(self, predict: Predict, *, max_bytes: int, clock: Clock, observer: Observer) -> None:
+    def __init__(
+        self, predict: Predict, *, max_bytes: int, bodies: ByteBudget, clock: Clock, observer: Observer
+    ) -> None:
         self._predict = predict
+        self._bodies = bodies
         self._max_bytes = max_bytes
         self._clock = clock
         self._observer = observer
@@ -58,44 +63,43 @@ class PredictEndpoint:
         started_s: float = scope[STARTED_S]
         model: str | None = None
         version: int | None = None
+        headers = scope[HEADERS]
         try:
-            headers = request.headers
-            check_length(headers.get("content-length"), self._max_bytes)
+            length = check_length(headers.get(b"content-length"), self._max_bytes)
             model, version = _which(request)
-            deadline = _deadline(headers.get("x-timeout-ms"), started_s)
+            deadline = _deadline(headers.get(b"x-timeout-ms"), started_s)
             deadline = deadline or self._predict.default_deadline(model, version, arrived_s=started_s)
-            image = await self._receive(request, deadline)
-            received_s = self._clock.now_s()
-            found = await self._predict(
-                image,
-                request_id=scope[REQUEST_ID],
-                model=model,
-                version=version,
-                deadline=deadline,
-            )
+            self._predict.check(model, version, deadline)
+            with WhileConnected(scope), self._bodies.book(length or 0) as booking:
+                image = await self._receive(request, deadline, booking)
+                received_s = self._clock.now_s()
+                found = await self._predict(
+                    image,
+                    request_id=scope[REQUEST_ID],
+                    model=model,
+                    version=version,
+                    deadline=deadline,
+                )
         except IsocenterError as error:
             return self._refused(error, model, version, started_s)
-        except ClientDisconnect:
-            # Nobody is there to read it; the server drops the answer.
-            return self._refused(Abandoned("the caller left while sending"), model, version, started_s)
         total_s = self._clock.now_s() - started_s
         found = replace(found, stages_s={"receive": received_s - started_s, **found.stages_s})
         self._observer.observe(Answered("predict", found.model, found.version, "ok", total_s, found.stages_s))
         body = orjson.dumps(found.as_json(request_id=scope[REQUEST_ID], total_s=total_s))
-        return Response(body, media_type="application/json")
+        return Answer(body)
 
     def _refused(self, error: IsocenterError, model: str | None, version: int | None, started_s: float) -> Response:
         meant = self._predict.meant_by(model, version)
         self._observer.observe(Answered("predict", *meant, error.code, self._clock.now_s() - started_s, {}))
         return problem(error)
 
-    async def _receive(self, request: Request, deadline: Deadline) -> bytes:
+    async def _receive(self, request: Request, deadline: Deadline, booking: Booking) -> bytes:
         """The image, or the deadline's end: a body that trickles in holds nobody up for longer."""
         left_s = deadline.left_s(self._clock.now_s())
         try:
             async with asyncio.timeout(left_s):
-                content_type = request.headers.get("content-type")
-                return await read_image(request.stream(), content_type, max_bytes=self._max_bytes)
+                content_type = request.scope[HEADERS].get(b"content-type")
+                return await receive_image(request.receive, content_type, max_bytes=self._max_bytes, booking=booking)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"the deadline passed before the image was completely here, after {left_s:.3f} s",
@@ -134,7 +138,7 @@ def _which(request: Request) -> tuple[str | None, int | None]:
     return request.query_params.get("model"), int(version)
 
 
-def _deadline(timeout_ms: str | None, started_s: float) -> Deadline | None:
+def _deadline(timeout_ms: bytes | None, started_s: float) -> Deadline | None:
     if timeout_ms is None:
         return None
     try:
@@ -142,7 +146,6 @@ def _deadline(timeout_ms: str | None, started_s: float) -> Deadline | None:
     except ValueError:
         value = float("nan")
     if not _MIN_TIMEOUT_MS <= value <= _MAX_TIMEOUT_MS:
-        raise BadRequest(
-            f"X-Timeout-Ms is {timeout_ms[:64]!r}; it must be a number of milliseconds from 0.001 to 3600000"
-        )
+        given = timeout_ms[:64].decode("latin-1")
+        raise BadRequest(f"X-Timeout-Ms is {given!r}; it must be a number of milliseconds from 0.001 to 3600000")
     return Deadline.after(value / 1e3, now_s=started_s)

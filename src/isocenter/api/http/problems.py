@@ -2,12 +2,12 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import orjson
-from starlette.responses import Response
 
+from isocenter.api.http.answer import Answer
 from isocenter.core.errors import IsocenterError
 
 HTTP_STATUS: Final[dict[str, int]] = {
@@ -29,11 +29,13 @@ HTTP_STATUS: Final[dict[str, int]] = {
     "unknown_version": 404,
     "not_found": 404,
     "method_not_allowed": 405,
+    "forbidden": 403,
     # not now
     "refused": 503,
     "overloaded": 429,
     "draining": 503,
     "not_ready": 503,
+    "unavailable": 503,
     "deadline_exceeded": 504,
     "abandoned": 499,
     # ours
@@ -41,36 +43,43 @@ HTTP_STATUS: Final[dict[str, int]] = {
     "internal": 500,
     "model_fault": 500,
     "runtime_fault": 500,
+    "out_of_memory": 500,
+    "run_hung": 500,
     "numeric_failure": 500,
     "setup_error": 500,
     "bad_manifest": 500,
     "digest_mismatch": 500,
     "golden_mismatch": 500,
     "batch_variance": 500,
+    "reload_refused": 409,
     "missing_extra": 500,
     "bad_settings": 500,
 }
 """Every code that may leave the server; a test holds it against the error tree."""
 
 
-def problem(error: IsocenterError) -> Response:
+def problem(error: IsocenterError) -> Answer:
     """The answer to a request that ended in a typed error."""
-    headers = {}
-    details = dict(error.details)
-    if error.retry_after_s is not None:
-        # The header counts whole seconds (RFC 9110, 10.2.3); the exact figure is in the details.
-        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
-        details["retry_after_s"] = round(error.retry_after_s, 3)
-    return problem_response(error.code, error.message, details, headers=headers)
+    if error.retry_after_s is None:
+        return _answer(error.code, error.message, error.details, ())
+    details = {**error.details, "retry_after_s": round(error.retry_after_s, 3)}
+    # The header counts whole seconds (RFC 9110, 10.2.3); the exact figure is in the details.
+    header = (b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s)))
+    return _answer(error.code, error.message, details, (header,))
 
 
 def problem_response(
-    code: str, message: str, details: Mapping[str, object] | None = None, *, headers: dict[str, str] | None = None
-) -> Response:
+    code: str, message: str, details: Mapping[str, object] | None = None, *, headers: Mapping[str, str] | None = None
+) -> Answer:
     """`{"error": {"code", "message", "details"}}` with the status that belongs to the code."""
-    problem = {"error": {"code": code, "message": message, "details": details or {}}}
+    raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
+    return _answer(code, message, details or {}, raw)
+
+
+def _answer(code: str, message: str, details: Mapping[str, object], headers: Sequence[tuple[bytes, bytes]]) -> Answer:
+    shape = {"error": {"code": code, "message": message, "details": details}}
     try:
-        body = orjson.dumps(problem, default=str)
+        body = orjson.dumps(shape, default=str)
     except TypeError:  # a number beyond 64 bits, as a lying header may announce it
-        body = json.dumps(problem, default=str).encode()
-    return Response(body, HTTP_STATUS[code], headers=headers, media_type="application/json")
+        body = json.dumps(shape, default=str).encode()
+    return Answer(body, HTTP_STATUS[code], headers)

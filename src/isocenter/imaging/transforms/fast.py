@@ -67,8 +67,8 @@ class FastPipeline:
         self._plans: OrderedDict[tuple[int, int], _Plan] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __call__(self, image: RasterImage) -> Prepared:
-        """Preprocess one image.
+    def __call__(self, image: RasterImage, out: FloatArray | None = None) -> Prepared:
+        """Preprocess one image. The tensor is `out`, where that has its shape and type.
 
         Raises:
             BadInput: no window for a deep image, the wrong number of channels, an empty intensity window.
@@ -80,7 +80,9 @@ class FastPipeline:
             pixels, notes = _windowed(pixels, low, high), (window_note(low, high),)
         chosen = self._plan(*pixels.shape[:2])
         y, x = chosen.y.axis, chosen.x.axis
-        out = np.empty((len(self._gain), y.target, x.target), np.float32)
+        shape = (len(self._gain), y.target, x.target)
+        if out is None or out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
+            out = np.empty(shape, np.float32)
         where = out[:, y.place, x.place]
         if where.shape != out.shape:
             out[...] = self._pad

@@ -1,0 +1,143 @@
+"""The decision at the door, in predicted milliseconds. Pure: reads no clock, changes nothing."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from isocenter.engine.backlog import Ahead, Backlog
+from isocenter.engine.batch_policy import batch_for
+from isocenter.engine.cost import CostModel
+
+# What is kept free of a request's time for everything but the model: the way back, a timer, a busy neighbour.
+MARGIN_S, MARGIN_SHARE = 0.004, 0.03
+# How many times the usual surprise of a run is kept free for all runs together.
+RISK = 1.5
+# Who was let in and comes too late shows that something is not in the predictions. Then so much of the time that
+# callers give is kept free beside them, more each time and at most so much, and given back while all goes well: about
+# one in so many may be late.
+CAUTION_STEP, CAUTION_MOST, ONE_LATE_IN = 0.02, 0.3, 400
+# One incident makes many late at once; it is counted once in so much of that time.
+INCIDENT_SHARE = 0.1
+
+
+class Busy(NamedTuple):
+    """What the instances are at."""
+
+    instances: int
+    """Those that work at all, idle ones included."""
+    left_s: float = 0.0
+    """Predicted seconds until each is idle, added up."""
+
+
+class Verdict(NamedTuple):
+    """Admitted if `late_s` is not above zero."""
+
+    wait_s: float
+    """Predicted seconds until the item is dispatched."""
+    late_s: float
+    """By how much the worst hit would miss its deadline: the item itself, or one that it would push back."""
+
+    @property
+    def admitted(self) -> bool:
+        """Whether everybody's deadline can be kept."""
+        return self.late_s <= 0
+
+
+def judge(
+    ahead: Ahead, *, left_s: float, now_s: float, ready_in_s: float, busy: Busy, cost: CostModel, batch: int
+) -> Verdict:
+    """Predict when a request would be answered, and whom it would delay.
+
+    Args:
+        ahead: where it would stand.
+        left_s: the time until its deadline.
+        now_s: on the axis of the deadlines.
+        ready_in_s: when it comes to the engine; until then its picture is received and decoded.
+        busy: what the instances are at.
+        cost: what batches cost.
+        batch: the size that is worked with.
+    """
+    if busy.instances == 0:
+        return Verdict(math.inf, math.inf)
+    batch_s = cost.service_s(batch)
+    runs = ahead.items // batch
+    wait_s = max(ready_in_s, (busy.left_s + runs * batch_s) / busy.instances)
+    # Runs that are longer than predicted and runs that are shorter make up for one another, but not wholly.
+    risk_s = RISK * (cost.spread - 1.0) * batch_s * math.sqrt(1 + runs / busy.instances)
+    promise_s = batch_s + risk_s
+    late_s = wait_s + promise_s + margin_s(left_s) - left_s if left_s < math.inf else -math.inf
+    for deadline_s, up_to in ahead.behind:
+        theirs_s = deadline_s - now_s
+        pushed_s = (busy.left_s + up_to // batch * batch_s) / busy.instances + promise_s
+        # Who could not be in time before is not made late by this one. A bucket's deadlines lie up to its width later.
+        was_s = (busy.left_s + max(0, up_to - 1) // batch * batch_s) / busy.instances + promise_s
+        if pushed_s > theirs_s >= was_s - ahead.width_s:
+            late_s = max(late_s, pushed_s - theirs_s)
+    return Verdict(wait_s, late_s)
+
+
+class Admission:
+    """The judge of one model's requests: knows the backlog, and how much time callers usually give."""
+
+    def __init__(self, backlog: Backlog, *, timeout_s: float, of_all: npt.NDArray[np.int64] | None = None) -> None:
+        self._backlog = backlog
+        self._of_all = of_all
+        self._budget_log = math.log(timeout_s)
+        self.caution_s = 0.0
+        """What is kept free of every request's time, as learned from those that were late."""
+        self._late_at_s = -math.inf
+
+    def note_late(self, now_s: float) -> None:
+        """Somebody who was let in was not answered in time, or hardly."""
+        if now_s - self._late_at_s >= INCIDENT_SHARE * self.budget_s:
+            self._late_at_s = now_s
+            self.caution_s = min(CAUTION_MOST, self.caution_s / self.budget_s + CAUTION_STEP) * self.budget_s
+
+    def note_in_time(self) -> None:
+        """Somebody was answered with time to spare."""
+        if self.caution_s:
+            self.caution_s = max(0.0, self.caution_s - CAUTION_STEP / ONE_LATE_IN * self.budget_s)
+
+    @property
+    def budget_s(self) -> float:
+        """The time that nine callers of ten give at least."""
+        return math.exp(self._budget_log)
+
+    def judge(
+        self,
+        deadline_s: float,
+        priority: int,
+        *,
+        now_s: float,
+        ready_in_s: float,
+        busy: Busy,
+        cost: CostModel,
+        allowed: tuple[int, ...],
+    ) -> Verdict:
+        """Predict when a request that comes now would be answered, and whom it would delay."""
+        left_s = deadline_s - now_s
+        if 0 < left_s < math.inf:
+            self._follow_budget(math.log(left_s))
+        return judge(
+            self._backlog.ahead(deadline_s, priority, now_s=now_s, of_all=self._of_all),
+            left_s=left_s - self.caution_s,
+            now_s=now_s,
+            ready_in_s=ready_in_s,
+            busy=busy,
+            cost=cost,
+            batch=batch_for(self.budget_s, allowed, cost),
+        )
+
+    def _follow_budget(self, left_log: float) -> None:
+        # A tenth below, nine tenths above: the step down is nine times the step up.
+        if left_log < self._budget_log:
+            self._budget_log = max(left_log, self._budget_log - 0.18)
+        else:
+            self._budget_log = min(left_log, self._budget_log + 0.02)
+
+
+def margin_s(left_s: float) -> float:
+    """What is kept free before a deadline."""
+    return MARGIN_S + MARGIN_SHARE * max(0.0, left_s)

@@ -1,0 +1,211 @@
+"""The instances of one model version: started and stopped together, examined when they fail, replaced when broken.
+
+An instance that has failed several times in a row is given one item with a known good answer. If it passes, what it was
+sent was at fault, and it goes on. If not, or if a run hangs, a new session is opened in its place, later and later as
+that fails too; meanwhile the model's fallback answers, if it has one.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TypeAlias
+
+from isocenter.core.clock import Clock
+from isocenter.core.errors import IsocenterError
+from isocenter.core.events import InstanceChanged, Observer
+from isocenter.core.tensor import Tensors, TensorSpec
+from isocenter.engine.instance import Instance, Ran
+from isocenter.engine.scheduler import Runner
+from isocenter.runtimes.base import Session
+
+OpenSession: TypeAlias = Callable[[], Session]
+
+# Seconds before the first and at most before any further attempt to open a session again.
+REOPEN_FIRST_S, REOPEN_MOST_S = 0.1, 30.0
+# An examination that takes so long has been failed.
+EXAMINATION_S = 10.0
+# How often a fallback that is no longer needed is looked at until it is idle.
+RETIRE_S = 0.05
+
+
+class InstanceGroup:
+    """Owns the instances and the tasks that look after them. Lives on one event loop."""
+
+    def __init__(
+        self,
+        model: str,
+        version: int,
+        sessions: Sequence[Session],
+        *,
+        max_batch_size: int,
+        clock: Clock,
+        observer: Observer,
+        nice: int = 0,
+        open_session: OpenSession | None = None,
+        open_fallback: OpenSession | None = None,
+        fallback: str = "",
+        on_lost: Callable[[Instance], None] = lambda _: None,
+        on_back: Callable[[Instance], None] = lambda _: None,
+        dismiss: Callable[[Runner], bool] = lambda _: True,
+    ) -> None:
+        self._model, self._version = model, version
+        self._max_batch_size, self._clock, self._observer, self._nice = max_batch_size, clock, observer, nice
+        self._open_session, self._open_fallback = open_session, open_fallback
+        self._fallback = fallback
+        self._on_lost, self._on_back, self._dismiss = on_lost, on_back, dismiss
+        self._made = 0
+        self.instances = [self._instance(session) for session in sessions]
+        self.standing_in: Instance | None = None
+        """The fallback's instance while there is one."""
+        self.probe: Tensors | None = None
+        """An item that a healthy instance answers."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What an item is made of."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What an answer is made of."""
+        return self._outputs
+
+    def start(self) -> None:
+        """Start every instance's thread."""
+        for instance in self.instances:
+            instance.start()
+
+    async def stop(self, bound_s: float) -> None:
+        """End what looks after the instances, then the instances, each within the bound."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        standing_in = [self.standing_in] if self.standing_in else []
+        await asyncio.gather(*(instance.stop(bound_s) for instance in (*self.instances, *standing_in)))
+
+    # What the scheduler reports. The instance is out of its hands already.
+
+    def examine(self, runner: Runner) -> None:
+        """It failed several times in a row: at fault, or what it was sent?"""
+        instance = self._own(runner)
+        self._say("suspected")
+        self._look_after(self._examine(instance))
+
+    def hung(self, runner: Runner) -> None:
+        """A run does not come back."""
+        instance = self._own(runner)
+        self._say("hung")
+        self._give_up(instance)
+        instance.abandon()
+
+    async def _examine(self, instance: Instance) -> None:
+        if await self._passes(instance):
+            self._say("recovered")
+            self._on_back(instance)
+            return
+        self._say("broken")
+        self._give_up(instance)
+        instance.abandon()
+
+    def _give_up(self, instance: Instance) -> None:
+        if instance is self.standing_in:
+            self.standing_in = None
+            self._on_lost(instance)
+            return  # its model's own instances are being opened again all the time
+        self.instances.remove(instance)
+        self._on_lost(instance)
+        self._look_after(self._replace())
+
+    async def _replace(self) -> None:
+        """Open a session until one works."""
+        wait_s = REOPEN_FIRST_S
+        while self._open_session is not None:
+            instance = await self._opened(self._open_session)
+            if instance is not None:
+                self.instances.append(instance)
+                self._say("rebuilt")
+                self._on_back(instance)
+                await self._retire_fallback()
+                return
+            self._say("not_rebuilt")
+            await self._stand_in()
+            await self._clock.sleep_until(self._clock.now_s() + wait_s)
+            wait_s = min(2 * wait_s, REOPEN_MOST_S)
+
+    async def _stand_in(self) -> None:
+        if self.instances or self.standing_in or self._open_fallback is None:
+            return
+        instance = await self._opened(self._open_fallback, fallback=self._fallback)
+        if instance is None:
+            return
+        if self.standing_in:  # two were replaced at once, and the other was quicker
+            instance.abandon()
+            return
+        self.standing_in = instance
+        self._say("fallback")
+        self._on_back(instance)
+
+    async def _retire_fallback(self) -> None:
+        while (instance := self.standing_in) is not None:
+            if self._dismiss(instance):
+                self.standing_in = None
+                self._say("retired")
+                instance.abandon()
+                return
+            await self._clock.sleep_until(self._clock.now_s() + RETIRE_S)
+
+    async def _opened(self, open_session: OpenSession, *, fallback: str = "") -> Instance | None:
+        """An instance that has shown that it works; None if there is none to be had."""
+        try:
+            session = await asyncio.to_thread(open_session)
+        except Exception:  # whatever a framework raises, it is tried again
+            return None
+        instance = self._instance(session, fallback=fallback)
+        instance.start()
+        if await self._passes(instance):
+            return instance
+        instance.abandon()
+        return None
+
+    async def _passes(self, instance: Instance) -> bool:
+        if self.probe is None:
+            return True
+        examination = asyncio.ensure_future(instance.run([self.probe]))
+        alarm = self._clock.call_at(self._clock.now_s() + EXAMINATION_S, examination.cancel)
+        try:
+            outcome = await examination
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return False
+        except IsocenterError:
+            return False
+        finally:
+            alarm.cancel()
+        return isinstance(outcome, Ran) and not any(isinstance(answer, IsocenterError) for answer in outcome.answers)
+
+    def _instance(self, session: Session, *, fallback: str = "") -> Instance:
+        if not self._made:
+            self._inputs, self._outputs = session.inputs, session.outputs
+        self._made += 1
+        return Instance(
+            session,
+            name=f"{self._model}-{self._version}-{self._made}",
+            max_batch_size=self._max_batch_size,
+            clock=self._clock,
+            nice=self._nice,
+            fallback=fallback,
+        )
+
+    def _own(self, runner: Runner) -> Instance:
+        assert isinstance(runner, Instance)
+        return runner
+
+    def _say(self, what: str) -> None:
+        self._observer.observe(InstanceChanged(self._model, self._version, what))
+
+    def _look_after(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,132 @@
+"""Opening sessions: as a manifest says, with the share of the machine that it is due, at the start and again later."""
+
+import contextlib
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from isocenter.core.errors import DigestMismatch
+from isocenter.imaging.transforms.fast import FastPipeline
+from isocenter.repository import integrity
+from isocenter.repository.layout import ModelFolder
+from isocenter.repository.manifest import FallbackPart, Manifest
+from isocenter.runtimes.base import Session, SessionOptions
+from isocenter.runtimes.registry import open_runtime
+
+T = TypeVar("T")
+
+# Linux gives a thread 1.25 times the time of one that is nicer by 1, where the two compete for a core.
+_NICE_RATIO, _NICEST = 1.25, 19
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def session_threads(manifest: Manifest) -> int:
+    """Threads for each instance; `auto` shares the usable cores out over the instances."""
+    threads = manifest.instances.threads
+    return max(1, usable_cores() // manifest.instances.count) if threads == "auto" else threads
+
+
+def niceness(weight: float, weights: Iterable[float]) -> int:
+    """How much a model's threads stand back for those of the heaviest one.
+
+    >>> niceness(1.0, [1.0, 1.0]), niceness(1.0, [1.0, 4.0])
+    (0, 6)
+    """
+    return min(_NICEST, round(math.log(max(*weights, weight) / weight, _NICE_RATIO)))
+
+
+def open_sessions(folder: ModelFolder, *, nice: int = 0) -> list[Session]:
+    """One session an instance, with the tensors that the manifest names."""
+    return [open_one(folder, nice=nice) for _ in range(folder.manifest.instances.count)]
+
+
+def open_one(folder: ModelFolder, *, nice: int = 0) -> Session:
+    """One session of the model's own runtime.
+
+    Raises:
+        MissingExtra, BadManifest: it cannot be opened, or has other tensors than the manifest says.
+    """
+    manifest = folder.manifest
+    options = SessionOptions(
+        precision=manifest.runtime.precision,
+        device=manifest.instances.device,
+        threads=session_threads(manifest),
+        options=dict(manifest.runtime.options),
+    )
+    session = _nicely(nice, lambda: open_runtime(manifest.runtime.kind).open(folder.weights, options))
+    integrity.check_tensors(manifest, session)
+    return session
+
+
+def reopen(folder: ModelFolder, pipeline: FastPipeline, *, nice: int) -> Session:
+    """A session in place of one that broke, proven by the first golden case.
+
+    Raises:
+        SetupError: it is not what it was.
+    """
+    return _proven(folder, pipeline, open_one(folder, nice=nice))
+
+
+def open_fallback(folder: ModelFolder, fallback: FallbackPart, pipeline: FastPipeline, *, nice: int) -> Session:
+    """A session of the model's fallback, proven by the model's golden cases.
+
+    Raises:
+        SetupError: it is missing, another file, or answers otherwise than the model.
+    """
+    file = folder.path / fallback.file
+    found = integrity.sha256_of(file) if file.is_file() else "no file"
+    if found != fallback.sha256:
+        raise DigestMismatch(
+            f"{folder.manifest.name} {folder.manifest.version}: fallback {fallback.file} has sha256 {found[:12]}…, "
+            f"the manifest names {fallback.sha256[:12]}…",
+            details={"found": found, "named": fallback.sha256},
+        )
+    options = SessionOptions(
+        precision=fallback.precision,
+        device=fallback.device,
+        threads=usable_cores() if fallback.threads == "auto" else fallback.threads,
+        options=dict(fallback.options),
+    )
+    session = _nicely(nice, lambda: open_runtime(fallback.kind).open(file, options))
+    integrity.check_tensors(folder.manifest, session)
+    return _proven(folder, pipeline, session)
+
+
+def _proven(folder: ModelFolder, pipeline: FastPipeline, session: Session) -> Session:
+    try:
+        cases = integrity.golden_cases(folder)[:1]
+        integrity.check_golden(folder.manifest, session, cases, integrity.golden_items(cases, pipeline))
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _nicely(nice: int, open_session: Callable[[], T]) -> T:
+    """Open on a thread of that niceness: threads that a framework starts for the session inherit it."""
+    if not nice or sys.platform != "linux":
+        return open_session()
+    found: list[T] = []
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+        try:
+            found.append(open_session())
+        except BaseException as error:  # it belongs to whoever asked
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="isocenter-open", daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return found[0]

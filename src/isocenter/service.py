@@ -1,0 +1,325 @@
+"""Isocenter inside a Python program: the same service as behind HTTP, without a network."""
+
+import asyncio
+import contextlib
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypedDict, TypeVar, Unpack
+
+from isocenter.app import Composition, open_service
+from isocenter.core.deadline import Deadline
+from isocenter.core.errors import (
+    Abandoned,
+    BadRequest,
+    BadSettings,
+    Draining,
+    IsocenterError,
+    without_frames,
+)
+from isocenter.core.events import Answered
+from isocenter.serving.given import Image, bytes_or_pixels
+from isocenter.serving.loop_thread import LoopThread
+from isocenter.serving.predict import Prediction
+from isocenter.serving.stats import ModelStats
+from isocenter.settings import load_settings
+
+T = TypeVar("T")
+
+AT_ONCE = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(Prediction):
+    """The answer for one image: what HTTP answers, and what a threshold makes of it."""
+
+    request_id: str
+    total_s: float
+    """From the call to the answer."""
+    labels: list[str | int] | None
+    """Labels whose probability is at least the threshold, highest first; empty if there is none. None: no threshold."""
+
+    def as_json(self, *, request_id: str | None = None, total_s: float | None = None) -> dict[str, Any]:
+        """The answer as HTTP writes it, and `labels` where a threshold was given."""
+        # Not super(): a dataclass with slots is another class than the one that this method was written in.
+        written = Prediction.as_json(
+            self, request_id=request_id or self.request_id, total_s=self.total_s if total_s is None else total_s
+        )
+        return written if self.labels is None else {**written, "labels": self.labels}
+
+
+class Asked(TypedDict, total=False):
+    """What may be said beside the image; see `Service.infer`."""
+
+    model: str | None
+    version: int | None
+    threshold: float | None
+    timeout: float | None
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """One served version, in short."""
+
+    name: str
+    version: int
+    title: str
+    task: str
+    state: str
+    labels: list[str | int]
+
+
+class Service:
+    """The models of a folder, ready to answer on this event loop. Many calls at once share batches.
+
+    `async with` loads, proves and warms the models; on the way out, what is in gets its answer first. The settings are
+    those of the server (`ISOCENTER_*` variables count, what is given here wins), groups as mappings:
+    `Service("models", limits={"max_pixels": 10_000_000})`. Nothing that belongs to the whole process is touched;
+    a program that is all yours may call `isocenter.app.tune_process()` first.
+
+    Raises:
+        SetupError: a setting is wrong, or (on entering) a model is not what it claims to be.
+    """
+
+    def __init__(self, models: str | os.PathLike[str] | None = None, **settings: Any) -> None:
+        if settings.get("frontends"):
+            raise BadSettings("frontends is for `isocenter serve`: a service inside a program has one process")
+        given = settings if models is None else {"models": Path(models), **settings}
+        self._settings = load_settings(**{**given, "frontends": 0})
+        self._stack = AsyncExitStack()
+        self._here: Composition | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @classmethod
+    def sync(cls, models: str | os.PathLike[str] | None = None, **settings: Any) -> "SyncService":
+        """The same for programs without an event loop."""
+        return SyncService(models, **settings)
+
+    async def __aenter__(self) -> Self:
+        if self._loop is not None:
+            raise RuntimeError("a service is opened once; make another one")
+        self._loop = asyncio.get_running_loop()
+        self._here = await self._stack.enter_async_context(open_service(self._settings))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        door = self._opened().door
+        door.close()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.drain.bound_s):
+                    await door.emptied()
+        finally:
+            await self._stack.aclose()
+
+    async def infer(
+        self,
+        image: Image,
+        *,
+        model: str | None = None,
+        version: int | None = None,
+        threshold: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - a deadline for the whole service, not for this coroutine
+        priority: int = 0,
+    ) -> Answer:
+        """Answer one image. Cancelling the call abandons it; nothing is run for it that has not begun.
+
+        An array is taken as it is, upright and in RGB order, without a copy: leave it alone until the answer is there.
+
+        Args:
+            model: May be left out if one model is served, or `default_model` is set.
+            version: The highest if left out.
+            threshold: 0 to 1. `answer.labels` then lists every label whose probability is at least this, and is an
+                empty list if there is none. `answer.label` is the most probable one all the same.
+            timeout: Seconds until the answer is of no use any more; the model's `slo.timeout_ms` if left out.
+            priority: Smaller is sooner.
+
+        Raises:
+            BadInput: the image or the name of the model cannot be answered.
+            Refused: not now; `retry_after_s` says when.
+            DeadlineExceeded: too late.
+            ModelFault: the model failed.
+        """
+        here = self._opened()
+        started_s = here.clock.now_s()
+        if not here.door.is_open:
+            raise Draining("the service is closed")
+        here.door.enter()
+        try:
+            _check_threshold(threshold)
+            deadline = _deadline(timeout, started_s) or here.predict.default_deadline(
+                model, version, arrived_s=started_s
+            )
+            names = {str(label): label for label in here.repository.resolve(model, version).manifest.output.labels}
+            given = await bytes_or_pixels(image, self._settings.limits.max_bytes)
+            received_s = here.clock.now_s()
+            request_id = uuid.uuid4().hex
+            found = await here.predict(
+                given, request_id=request_id, model=model, version=version, deadline=deadline, priority=priority
+            )
+        except IsocenterError as error:
+            self._count(here, model, version, error.code, started_s)
+            raise
+        except asyncio.CancelledError:
+            self._count(here, model, version, Abandoned.code, started_s)
+            raise
+        finally:
+            here.door.leave()
+        total_s = here.clock.now_s() - started_s
+        parts = {field.name: getattr(found, field.name) for field in fields(Prediction)}
+        parts["stages_s"] = {"receive": received_s - started_s, **found.stages_s}
+        here.observer.observe(Answered("predict", found.model, found.version, "ok", total_s, parts["stages_s"]))
+        labels = None if threshold is None else [names.get(key, key) for key in _at_least(found, threshold)]
+        return Answer(**parts, request_id=request_id, total_s=total_s, labels=labels)
+
+    async def infer_many(
+        self, images: Iterable[Image], *, at_once: int = AT_ONCE, **asked: Unpack[Asked]
+    ) -> list[Answer | IsocenterError]:
+        """Answer every image, `at_once` at a time, in the order in which they were given; the rest as `infer`.
+
+        An image that cannot be answered costs the others nothing: its error stands in its place. The timeout counts
+        for each image from its own turn; `images` is asked for the next one, on the event loop, when its turn comes.
+        """
+        if at_once < 1:
+            raise BadRequest(f"at_once is {at_once}; at least one image is asked for at a time")
+        left = enumerate(images)
+        answers: dict[int, Answer | IsocenterError] = {}
+
+        async def work(left: Iterator[tuple[int, Image]]) -> None:
+            for index, image in left:
+                try:
+                    answers[index] = await self.infer(image, **asked)
+                except IsocenterError as error:
+                    answers[index] = without_frames(error)
+                    await asyncio.sleep(0)  # what is refused at once must not keep the loop from its other work
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(at_once):
+                    tasks.create_task(work(left))
+        except BaseExceptionGroup as group:  # of what `images` raised, or a defect of ours
+            raise group.exceptions[0] from None
+        return [answers[index] for index in sorted(answers)]
+
+    async def get_metrics(self) -> dict[str, dict[str, Any]]:
+        """How each model did in the last minute, by name: `stats` of the version that answers, as plain data."""
+        names = dict.fromkeys(each.name for each in self._opened().repository)
+        return {name: (await self.stats(name)).as_json() for name in names}
+
+    async def stats(self, model: str, version: int | None = None) -> ModelStats:
+        """How one version did in the last minute, and what it holds now.
+
+        Raises:
+            UnknownModel, UnknownVersion: it is not here.
+        """
+        return await self._opened().stats.stats(model, version)
+
+    def models(self) -> list[ModelInfo]:
+        """Every served version."""
+        return [
+            ModelInfo(
+                name=each.name,
+                version=each.version,
+                title=each.manifest.title,
+                task=each.manifest.task,
+                state=each.engine.state.value,
+                labels=list(each.manifest.output.labels),
+            )
+            for each in self._opened().repository
+        ]
+
+    def _opened(self) -> Composition:
+        if self._here is None or asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(
+                "a service answers inside its `async with`, on its event loop; elsewhere use SyncService"
+            )
+        return self._here
+
+    @staticmethod
+    def _count(here: Composition, model: str | None, version: int | None, code: str, started_s: float) -> None:
+        meant = here.predict.meant_by(model, version)
+        here.observer.observe(Answered("predict", *meant, code, here.clock.now_s() - started_s, {}))
+
+
+class SyncService:
+    """`Service` for plain scripts and threads; any number of threads may ask at once, and share batches.
+
+    `with SyncService("models") as service: service.infer("slice.png")`. The event loop runs on a thread of its own,
+    which ends with the block. Ctrl-C during a call abandons that call. A notebook may use `open` and `close`.
+
+    Raises:
+        SetupError: as `Service`.
+    """
+
+    def __init__(self, models: str | os.PathLike[str] | None = None, **settings: Any) -> None:
+        self._service = Service(models, **settings)
+        self._thread = LoopThread(self._service, name="isocenter-service")
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def open(self) -> Self:
+        """Load the models; return when they are ready. Once."""
+        self._thread.open()
+        return self
+
+    def close(self) -> None:
+        """Give what is in its answer, then end the thread. Calls that come later get `Draining`. Twice is once."""
+        self._thread.close()
+
+    def infer(self, image: Image, **asked: Unpack[Asked]) -> Answer:
+        """Answer one image; see `Service.infer`."""
+        return self._thread.call(self._service.infer(image, **asked))
+
+    def infer_many(
+        self, images: Iterable[Image], *, at_once: int = AT_ONCE, **asked: Unpack[Asked]
+    ) -> list[Answer | IsocenterError]:
+        """Answer every image, an error in the place of what cannot be answered; see `Service.infer_many`."""
+        return self._thread.call(self._service.infer_many(images, at_once=at_once, **asked))
+
+    def get_metrics(self) -> dict[str, dict[str, Any]]:
+        """How each model did in the last minute; see `Service.get_metrics`."""
+        return self._thread.call(self._service.get_metrics())
+
+    def stats(self, model: str, version: int | None = None) -> ModelStats:
+        """How one version did in the last minute; see `Service.stats`."""
+        return self._thread.call(self._service.stats(model, version))
+
+    def models(self) -> list[ModelInfo]:
+        """Every served version."""
+        return self._thread.call(_soon(self._service.models))
+
+
+async def _soon(function: Callable[[], T]) -> T:
+    return function()
+
+
+def _deadline(timeout_s: float | None, now_s: float) -> Deadline | None:
+    if timeout_s is None:
+        return None
+    try:
+        return Deadline.after(timeout_s, now_s=now_s)
+    except (TypeError, ValueError) as error:
+        raise BadRequest(f"timeout is {timeout_s!r}; it must be a positive number of seconds") from error
+
+
+def _check_threshold(threshold: float | None) -> None:
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise BadRequest(f"threshold is {threshold}; it must be a probability, from 0 to 1")
+
+
+def _at_least(found: Prediction, threshold: float) -> list[str]:
+    chosen = [label for label, probability in found.probabilities.items() if probability >= threshold]
+    return sorted(chosen, key=lambda label: -found.probabilities[label])

@@ -1,0 +1,30 @@
+"""What is read when somebody scrapes, rather than counted when it happens."""
+
+from collections.abc import Callable, Iterable
+
+from isocenter.telemetry.metrics import LiveGauge
+
+
+def engine_gauges(queued: Callable[[], Iterable[tuple[str, int, int]]]) -> tuple[LiveGauge, ...]:
+    """Of the engines: name, version and items that wait of each model."""
+
+    def read() -> list[tuple[dict[str, str], float]]:
+        return [({"model": name, "version": str(version)}, float(items)) for name, version, items in queued()]
+
+    return (LiveGauge("isocenter_queue_items", "Requests waiting in an engine's queue.", read),)
+
+
+def front_gauges(
+    *, decoding: Callable[[], int], inside: Callable[[], int], body_bytes: Callable[[], int], ready: Callable[[], bool]
+) -> tuple[LiveGauge, ...]:
+    """Of what takes requests; of all front ends together, where there are several."""
+
+    def gauge(name: str, text: str, read: Callable[[], float]) -> LiveGauge:
+        return LiveGauge(name, text, lambda: [({}, float(read()))])
+
+    return (
+        gauge("isocenter_decode_waiting_items", "Images in the decode pool.", decoding),
+        gauge("isocenter_requests_in_progress", "Requests inside.", inside),
+        gauge("isocenter_body_bytes", "Bytes of request bodies that are held or expected.", body_bytes),
+        gauge("isocenter_ready", "1 if requests should be sent here.", ready),
+    )

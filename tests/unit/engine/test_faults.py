@@ -1,0 +1,363 @@
+"""What may break, and what then happens to everybody else."""
+
+import asyncio
+import math
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from isocenter.core.clock import ManualClock
+from isocenter.core.deadline import Deadline
+from isocenter.core.errors import (
+    DeadlineExceeded,
+    IsocenterError,
+    NotReady,
+    NumericFailure,
+    OutOfMemory,
+    Overloaded,
+    RunHung,
+    RuntimeFault,
+)
+from isocenter.core.events import InstanceChanged, RecordingObserver, StateChanged
+from isocenter.core.request import Request, Result
+from isocenter.core.tensor import Tensors
+from isocenter.engine.batch_policy import BatchRules
+from isocenter.engine.engine import InlineEngine
+from isocenter.engine.instance_group import REOPEN_FIRST_S
+from isocenter.engine.lifecycle import State
+from isocenter.engine.scheduler import HUNG_GRACE_S, HUNG_LEAST_S, SICK_AFTER
+from isocenter.runtimes.synthetic import INPUT, OUTPUT, SyntheticSession, checksum, item
+
+PROBE = 7.0
+
+
+class Patient(SyntheticSession):
+    """A session whose health is in the hands of a test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.raises = False
+        self.hangs = False
+        self.no_memory_above: int | None = None
+        self.nan = False
+        self.woken = threading.Event()
+
+    def run(self, batch: Tensors) -> Tensors:
+        size = len(batch[INPUT])
+        if self.hangs:
+            self.woken.wait(30.0)
+        if self.raises:
+            raise ValueError("not today")
+        if self.no_memory_above is not None and size > self.no_memory_above:
+            raise MemoryError
+        found = super().run(batch)
+        if self.nan:
+            found[OUTPUT][:] = math.nan
+        return found
+
+
+class Ward:
+    """An engine of patients, and who is opened when one of them is given up."""
+
+    def __init__(self, *, instances: int = 1, max_batch_size: int = 4) -> None:
+        self.clock = ManualClock(100.0)
+        self.observer = RecordingObserver()
+        self.patients = [Patient() for _ in range(instances)]
+        self.opened: list[Patient] = []
+        self.next_patient: Callable[[], Patient] = Patient
+        self.stand_ins: list[Patient] = []
+        self.freed = 0
+        self.engine = InlineEngine(
+            model="demo",
+            version=1,
+            sessions=self.patients,
+            rules=BatchRules(max_batch_size=max_batch_size, max_queue_delay_s=0.0),
+            max_queue_size=100,
+            clock=self.clock,
+            observer=self.observer,
+            open_session=self._open,
+            open_fallback=self._open_fallback,
+            fallback="fp32 on cpu",
+            free=self._free,
+        )
+
+    def _open(self) -> Patient:
+        self.opened.append(self.next_patient())
+        return self.opened[-1]
+
+    def _open_fallback(self) -> Patient:
+        self.stand_ins.append(Patient())
+        return self.stand_ins[-1]
+
+    def _free(self) -> None:
+        self.freed += 1
+
+    def ask(self, marker: float, timeout_s: float = math.inf) -> asyncio.Task[Result]:
+        request = Request(str(marker), item(marker), Deadline(self.clock.now_s() + timeout_s))
+        return asyncio.create_task(self.engine.infer(request))
+
+    async def outcome(self, marker: float, timeout_s: float = math.inf) -> Result | IsocenterError:
+        try:
+            return await self.ask(marker, timeout_s)
+        except IsocenterError as error:
+            return error
+
+    async def until(self, fact: Callable[[], bool]) -> None:
+        while not fact():  # noqa: ASYNC110 - threads report to this loop
+            await asyncio.sleep(0)
+
+    async def turn(self, seconds: float) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        self.clock.advance(seconds)
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    def said(self) -> list[str]:
+        return [event.what for event in self.observer.events if isinstance(event, InstanceChanged)]
+
+    def states(self) -> list[str]:
+        return [event.state for event in self.observer.events if isinstance(event, StateChanged)]
+
+
+@asynccontextmanager
+async def ward(*, instances: int = 1, max_batch_size: int = 4) -> AsyncIterator[Ward]:
+    made = Ward(instances=instances, max_batch_size=max_batch_size)
+    await made.engine.start()
+    sizes = [size for size in (1, 2, 4) if size <= max_batch_size]
+    await made.engine.warm_up(sizes, item(PROBE), repeats=1)
+    made.engine.open()
+    try:
+        yield made
+    finally:
+        for patient in (*made.patients, *made.opened, *made.stand_ins):
+            patient.hangs = False
+            patient.woken.set()
+        await made.engine.drain(0.0)
+        await made.engine.stop()
+
+
+def answered(found: object, marker: float) -> bool:
+    return isinstance(found, Result) and float(found.outputs[OUTPUT]) == checksum(item(marker)[INPUT])
+
+
+async def test_bad_items_in_a_row_do_not_cost_a_healthy_instance_its_place() -> None:
+    async with ward() as w:
+        w.patients[0].raises = True
+        failing = [w.ask(n) for n in range(SICK_AFTER)]
+        for task in failing[:-1]:
+            with pytest.raises(RuntimeFault):
+                await task
+        w.patients[0].raises = False
+        await asyncio.wait(failing)
+        assert answered(await w.outcome(9.0), 9.0)
+        assert "broken" not in w.said()
+        assert w.opened == []
+
+
+async def test_an_instance_that_fails_its_examination_is_replaced_and_nobody_after_it_notices() -> None:
+    async with ward(instances=2) as w:
+        w.patients[0].raises = w.patients[1].raises = True
+        while w.said().count("rebuilt") < 2:
+            await asyncio.gather(*(w.outcome(float(n)) for n in range(8)))
+        assert w.engine.state is State.READY
+        assert all([answered(await w.outcome(float(n)), n) for n in range(20, 30)])
+        assert w.engine.instances == 2
+
+
+async def test_a_run_that_hangs_is_given_up_told_and_replaced() -> None:
+    async with ward() as w:
+        w.patients[0].hangs = True
+        stuck = [w.ask(float(n)) for n in range(4)]
+        await w.turn(HUNG_LEAST_S + 0.5)
+        assert not any(task.done() for task in stuck), "a machine that slept makes every run look late: look twice"
+        await w.turn(HUNG_GRACE_S + 0.5)
+        for task in stuck:
+            assert isinstance(await _error(task), RunHung)
+        await w.until(lambda: "rebuilt" in w.said())
+        assert answered(await w.outcome(5.0), 5.0)
+        assert not w.patients[0].closed
+        w.patients[0].woken.set()
+        await w.until(lambda: w.patients[0].closed)
+
+
+async def test_a_run_that_comes_back_after_it_was_given_up_answers_nobody_twice() -> None:
+    async with ward() as w:
+        w.patients[0].hangs = True
+        stuck = w.ask(1.0)
+        await w.turn(HUNG_LEAST_S + 0.5)
+        await w.turn(HUNG_GRACE_S + 0.5)
+        assert isinstance(await _error(stuck), RunHung)
+        w.patients[0].hangs = False
+        w.patients[0].woken.set()
+        await w.until(lambda: w.patients[0].closed and "rebuilt" in w.said())
+        assert answered(await w.outcome(2.0), 2.0)
+        assert w.engine.instances == 1
+
+
+async def test_a_clock_that_jumps_costs_no_instance() -> None:
+    async with ward() as w:
+        w.patients[0].hangs = True
+        running = w.ask(1.0)
+        await w.turn(3600.0)  # the machine slept for an hour
+        w.patients[0].hangs = False
+        w.patients[0].woken.set()
+        assert answered(await running, 1.0)
+        assert w.said() == []
+
+
+async def test_who_waits_behind_a_hung_run_is_answered_by_the_next_instance() -> None:
+    async with ward(max_batch_size=1) as w:
+        w.patients[0].hangs = True
+        stuck, waiting = w.ask(1.0), w.ask(2.0)
+        await w.turn(HUNG_LEAST_S + 0.5)
+        await w.turn(HUNG_GRACE_S + 0.5)
+        assert isinstance(await _error(stuck), RunHung)
+        assert answered(await waiting, 2.0)
+
+
+async def test_with_no_instance_left_the_engine_is_not_ready_and_ready_again_when_one_is_opened() -> None:
+    async with ward() as w:
+        w.next_patient = _unwell
+        w.engine._group._open_fallback = None
+        w.patients[0].raises = True
+        for n in range(SICK_AFTER):
+            assert isinstance(await w.outcome(float(n)), RuntimeFault)
+        await w.until(lambda: "not_rebuilt" in w.said())
+        assert w.engine.state is State.RECOVERING
+        refused = await w.outcome(8.0)
+        assert isinstance(refused, NotReady)
+        assert refused.retry_after_s
+        w.next_patient = Patient
+        await w.turn(REOPEN_FIRST_S)
+        await w.until(lambda: "rebuilt" in w.said())
+        assert w.engine.state is State.READY
+        assert answered(await w.outcome(9.0), 9.0)
+
+
+async def test_the_fallback_answers_labelled_until_the_models_own_runtime_is_back() -> None:
+    async with ward() as w:
+        w.next_patient = _unwell
+        w.patients[0].raises = True
+        for n in range(SICK_AFTER):
+            assert isinstance(await w.outcome(float(n)), RuntimeFault)
+        await w.until(lambda: "fallback" in w.said())
+        found = await w.ask(8.0)
+        assert answered(found, 8.0)
+        assert found.fallback == "fp32 on cpu"
+        w.next_patient = Patient
+        await w.turn(REOPEN_FIRST_S)
+        await w.until(lambda: "retired" in w.said())
+        found = await w.ask(9.0)
+        assert (answered(found, 9.0), found.fallback) == (True, "")
+        assert w.states()[-3:] == ["ready", "recovering", "ready"]
+
+
+async def test_a_batch_without_memory_is_run_in_halves_and_batches_stay_smaller_for_a_while() -> None:
+    async with ward() as w:
+        w.patients[0].no_memory_above = 2
+        found = await asyncio.gather(*(w.ask(float(n)) for n in range(8)))
+        assert all(answered(result, n) for n, result in enumerate(found))
+        assert w.freed >= 1
+        del w.patients[0].runs[:]
+        await asyncio.gather(*(w.ask(float(n)) for n in range(8)))
+        assert {len(run) for run in w.patients[0].runs} == {2}
+        w.patients[0].no_memory_above = None
+        await w.turn(31.0)
+        del w.patients[0].runs[:]
+        await asyncio.gather(*(w.ask(float(n)) for n in range(9)))
+        assert 4 in {len(run) for run in w.patients[0].runs}
+
+
+async def test_an_item_that_finds_no_memory_even_alone_fails_by_name() -> None:
+    async with ward() as w:
+        w.patients[0].no_memory_above = 0
+        found = await w.outcome(1.0)
+        assert isinstance(found, OutOfMemory)
+        w.patients[0].no_memory_above = None
+        assert answered(await w.outcome(2.0), 2.0)
+
+
+async def test_nan_is_never_an_answer() -> None:
+    async with ward() as w:
+        w.patients[0].nan = True
+        assert isinstance(await w.outcome(1.0), NumericFailure)
+
+
+async def test_ten_thousand_leavers_leave_nothing_behind() -> None:
+    async with ward() as w:
+        for _ in range(100):
+            callers = [w.ask(float(n % 50)) for n in range(100)]
+            for n, caller in enumerate(callers):
+                if n % 3 == 0:
+                    await asyncio.sleep(0)
+                caller.cancel()
+            await asyncio.wait(callers)
+        await w.until(lambda: w.engine._scheduler.empty)
+        assert (w.engine.queued, w.engine.backlog.total, w.engine._scheduler.in_flight) == (0, 0, 0)
+        assert answered(await w.outcome(3.0), 3.0)
+
+
+async def test_short_memory_sheds_new_work_and_finishes_what_is_in() -> None:
+    async with ward() as w:
+        w.engine.shed_for_memory(True)
+        refused = await w.outcome(1.0)
+        assert isinstance(refused, Overloaded)
+        assert "memory" in refused.message
+        w.engine.shed_for_memory(False)
+        assert answered(await w.outcome(1.0), 1.0)
+
+
+async def test_a_limit_on_batches_holds_until_it_is_taken_away() -> None:
+    async with ward() as w:
+        w.engine.limit_batch(2)
+        del w.patients[0].runs[:]
+        await asyncio.gather(*(w.ask(float(n)) for n in range(12)))
+        assert max(len(run) for run in w.patients[0].runs) == 2
+        w.engine.limit_batch(None)
+        await asyncio.gather(*(w.ask(float(n)) for n in range(12)))
+        assert max(len(run) for run in w.patients[0].runs) == 4
+
+
+async def test_places_that_are_not_used_are_given_back() -> None:
+    async with ward() as w:
+        places = [w.engine.reserve(Deadline.never()) for _ in range(100)]
+        with pytest.raises(Overloaded):
+            w.engine.check(Deadline.never())
+        for place in places:
+            place.release()
+            place.release()
+        assert w.engine.backlog.total == 0
+        w.engine.check(Deadline.never())
+
+
+async def test_a_place_is_good_for_one_item() -> None:
+    async with ward() as w:
+        place = w.engine.reserve(Deadline.never())
+        request = Request("a", item(1.0), Deadline.never())
+        assert answered(await w.engine.infer(request, place), 1.0)
+        with pytest.raises(RuntimeError, match="once"):
+            await w.engine.infer(request, place)
+
+
+async def test_who_reserved_and_comes_too_late_is_told_at_the_door() -> None:
+    async with ward() as w:
+        deadline = Deadline.after(1.0, now_s=w.clock.now_s())
+        place = w.engine.reserve(deadline)
+        w.clock.advance(1.0)
+        with pytest.raises(DeadlineExceeded):
+            await w.engine.infer(Request("a", item(1.0), deadline), place)
+        assert w.engine.backlog.total == 0
+
+
+def _unwell() -> Patient:
+    patient = Patient()
+    patient.raises = True
+    return patient
+
+
+async def _error(task: asyncio.Task[Result]) -> BaseException | None:
+    await asyncio.wait([task])
+    return task.exception()
