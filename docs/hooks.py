@@ -15,16 +15,17 @@ from prometheus_client import Counter, Gauge, Histogram
 from pydantic import BaseModel
 
 from isocenter import __version__
-from isocenter import app as composition
 from isocenter.api.http.information import model_routes, probe_routes
 from isocenter.api.http.predict import predict_routes
 from isocenter.api.http.problems import HTTP_STATUS
+from isocenter.api.http.reload import reload_routes
 from isocenter.api.http.stats import stats_routes
 from isocenter.cli import main
 from isocenter.cli.errors import HINTS, Exit
 from isocenter.core import errors
 from isocenter.repository.manifest import Manifest
 from isocenter.settings import DELIMITER, PREFIX, Group, Settings
+from isocenter.telemetry.gauges import engine_gauges, front_gauges
 from isocenter.telemetry.metrics import METRICS
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -39,10 +40,10 @@ PYTHON: Final[dict[str, tuple[str, ...]]] = {
     "measure": ("percentiles", "histogram", "recent", "tally"),
     "engine": (
         "protocol", "engine", "batch_policy", "cost", "admission", "backlog", "doorkeeper", "queue", "scheduler",
-        "instance", "instance_group", "memory", "lifecycle", "simulator",
+        "instance", "instance_group", "warm_up", "memory", "lifecycle", "simulator",
     ),
-    "repository": ("manifest", "layout", "integrity", "load", "repository"),
-    "serving": ("predict", "cpu_pool", "health", "stats", "given"),
+    "repository": ("manifest", "layout", "integrity", "sessions", "footprint", "load", "reload", "repository"),
+    "serving": ("predict", "cpu_pool", "health", "stats", "given", "memory_watch", "budget"),
 }  # fmt: skip
 """The packages that the Python reference shows, with their modules."""
 
@@ -138,7 +139,8 @@ def metrics_page() -> str:
     words = {Counter: "counter", Gauge: "gauge", Histogram: "histogram"}
     rows = [(code(name), words[sort], codes(labels), text) for name, (sort, text, labels) in METRICS.items()]
     nothing: Any = None  # the gauges are only named here, never read
-    live = composition._live_gauges(nothing, nothing, nothing, nothing)
+    front = front_gauges(**dict.fromkeys(inspect.signature(front_gauges).parameters, nothing))
+    live = (*engine_gauges(nothing), *front)
     rows += [(code(gauge.name), "gauge, read at scrape time", "", gauge.help) for gauge in live]
     return page(
         "Metrics",
@@ -277,7 +279,7 @@ def _keys(model: type[BaseModel]) -> str:
 def _openapi() -> dict[str, Any]:
     """The description of every route."""
     described = FastAPI(title="Isocenter", version=__version__)
-    for routes in (predict_routes, probe_routes, model_routes, stats_routes):
+    for routes in (predict_routes, probe_routes, model_routes, stats_routes, reload_routes):
         described.include_router(_unbound(routes))
     return described.openapi()
 

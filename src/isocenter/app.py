@@ -196,7 +196,8 @@ async def open_engine_room(
         return dress(await load(folder, clock=clock, observer=told, nice=nice, measure_memory=alone))
 
     async def ready_again(folder: ModelFolder) -> ServedModel:
-        weights = [model.manifest.instances.weight for model in repository]
+        own = (folder.manifest.name, folder.manifest.version)
+        weights = [each.manifest.instances.weight for each in repository if (each.name, each.version) != own]
         return await ready(folder, alone=False, weights=weights)
 
     async with AsyncExitStack() as stack:
@@ -216,6 +217,7 @@ async def open_engine_room(
             drain_bound_s=settings.drain.bound_s,
             on_change=on_change,
         )
+        stack.push_async_callback(reloader.close)
         yield EngineRoom(repository, metrics, observer, counting, LocalStats(repository, live), live, reloader)
 
 

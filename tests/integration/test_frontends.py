@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -101,6 +102,17 @@ def descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
+def test_of_a_thousand_connections_at_once_none_is_forgotten(server: ServerProcess) -> None:
+    callers = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(1000)]
+    try:
+        for caller in callers:
+            caller.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert all(caller.recv(64).startswith(b"HTTP/1.1 200") for caller in callers)
+    finally:
+        for caller in callers:
+            caller.close()
+
+
 def test_front_ends_load_no_model_runtime(server: ServerProcess) -> None:
     def mapped(pid: int) -> str:
         return Path(f"/proc/{pid}/maps").read_text()
@@ -170,6 +182,7 @@ class Callers:
         return str(body["error"]["code"])
 
 
+@pytest.mark.slow
 def test_a_front_end_that_is_killed_costs_only_its_own_callers_and_comes_back() -> None:
     with running(MODELS, *TWO) as server, Callers(server, 16) as callers:
         victim, other = server.part("front_end", 0), server.part("front_end", 1)
@@ -185,6 +198,7 @@ def test_a_front_end_that_is_killed_costs_only_its_own_callers_and_comes_back() 
         assert server.get("/readyz")[0] == 200
 
 
+@pytest.mark.slow
 def test_an_engine_process_that_is_killed_comes_back_and_meanwhile_callers_hear_when() -> None:
     with running(MODELS, *TWO) as server, Callers(server, 16) as callers:
         os.kill(server.part("engine_process"), signal.SIGKILL)
@@ -203,6 +217,7 @@ def test_an_engine_process_that_is_killed_comes_back_and_meanwhile_callers_hear_
 def test_when_the_supervisor_is_killed_nothing_is_left_behind() -> None:
     with running(MODELS, *TWO) as server:
         parts = [server.part("engine_process"), server.part("front_end", 0), server.part("front_end", 1)]
+        os.kill(parts[0], signal.SIGSTOP)  # one that cannot even notice
         server.process.send_signal(signal.SIGKILL)
         server.process.wait(30)
         until_s = time.monotonic() + BACK_BOUND_S
@@ -244,6 +259,7 @@ def retitle(models: Path, title: str) -> None:
     file.write_text(yaml.safe_dump({**manifest, "title": title}))
 
 
+@pytest.mark.slow
 @in_both_modes
 def test_a_reload_under_load_loses_nobody(copy: Path, mode: tuple[str, ...]) -> None:
     with running(copy, *mode) as server, Callers(server, 8) as callers:

@@ -141,8 +141,8 @@ def _show(found: "MemoryPlan") -> None:
     stdout = console.out()
     stdout.print(rows)
     said = (
-        f"{found.users} at once in {words(found.memory_bytes, up=False)}, of which {words(found.reserve_bytes)} are kept in "
-        f"reserve: the process {words(found.base_bytes)}, idle models {words(found.resident_bytes)}, at most "
+        f"{found.users} at once in {words(found.memory_bytes, up=False)}, of which {words(found.reserve_bytes)} are "
+        f"kept in reserve: the process {words(found.base_bytes)}, idle models {words(found.resident_bytes)}, at most "
         f"{words(found.total_bytes)} in all"
     )
     stdout.print(Text(said), soft_wrap=True)

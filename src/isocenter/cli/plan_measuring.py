@@ -11,7 +11,8 @@ from isocenter.measure.memory import ProcessMemory, free_memory, memory_left
 from isocenter.repository import integrity
 from isocenter.repository.footprint import Measuring, meter_for
 from isocenter.repository.layout import ModelFolder, scan
-from isocenter.repository.load import open_sessions, warm_up_sizes
+from isocenter.repository.load import warm_up_sizes
+from isocenter.repository.sessions import open_sessions
 
 
 def there_is() -> int | None:
@@ -37,9 +38,7 @@ def measure(models: Path, *, names: Sequence[str], tell: Callable[[str], None]) 
         integrity.check_digest(folder)
     first_of_kind = {folder.manifest.runtime.kind: folder for folder in reversed(folders)}
     for folder in first_of_kind.values():
-        # What a runtime takes once, for all of its sessions, is the process's and not the first model's.
-        for session in open_sessions(folder):
-            session.close()
+        _rehearse(folder)
     free_memory()
     base_bytes = ProcessMemory().held_bytes()
     if base_bytes is None:
@@ -54,6 +53,12 @@ def chosen(folders: list[ModelFolder], names: Sequence[str]) -> list[ModelFolder
         if name not in there:
             raise UnknownModel(f"no model is called {name[:64]!r}; there are {sorted(there)}")
     return [folder for folder in folders if not names or folder.manifest.name in names]
+
+
+def _rehearse(folder: ModelFolder) -> None:
+    """Open it and let go: what a runtime takes once, for all of its sessions, is the process's."""
+    for session in open_sessions(folder):
+        session.close()
 
 
 def _cost(folder: ModelFolder, tell: Callable[[str], None]) -> ModelCost:

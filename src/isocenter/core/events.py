@@ -93,7 +93,7 @@ PRESSURE_LEVELS = ("normal", "half", "quarter", "one", "shed", "free")
 
 @dataclass(frozen=True, slots=True)
 class MemoryPressure:
-    """Memory became shorter or longer. `level` is one of `PRESSURE_LEVELS`; the bytes are those of the closest bound."""
+    """Memory became shorter or longer. `level` is one of `PRESSURE_LEVELS`; the bytes are of the closest bound."""
 
     level: str
     available_bytes: int

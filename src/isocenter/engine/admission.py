@@ -20,6 +20,8 @@ RISK = 1.5
 CAUTION_STEP, CAUTION_MOST, ONE_LATE_IN = 0.02, 0.3, 400
 # One incident makes many late at once; it is counted once in so much of that time.
 INCIDENT_SHARE = 0.1
+# Caution is forgotten in about so many times of that time even where few come to show that all is well again.
+FORGOTTEN_IN = 60.0
 
 
 class Busy(NamedTuple):
@@ -87,18 +89,38 @@ class Admission:
         self._budget_log = math.log(timeout_s)
         self.caution_s = 0.0
         """What is kept free of every request's time, as learned from those that were late."""
+        self.caution_elsewhere_s = 0.0
+        """The same, as learned in another process."""
         self._late_at_s = -math.inf
+        self._looked_at_s = 0.0
+
+    def note_budget(self, left_s: float) -> None:
+        """Somebody came and gave so much time."""
+        if not 0 < left_s < math.inf:
+            return
+        left_log = math.log(left_s)
+        # A tenth below, nine tenths above: the step down is nine times the step up.
+        if left_log < self._budget_log:
+            self._budget_log = max(left_log, self._budget_log - 0.18)
+        else:
+            self._budget_log = min(left_log, self._budget_log + 0.02)
 
     def note_late(self, now_s: float) -> None:
         """Somebody who was let in was not answered in time, or hardly."""
         if now_s - self._late_at_s >= INCIDENT_SHARE * self.budget_s:
-            self._late_at_s = now_s
+            self._late_at_s = self._looked_at_s = now_s
             self.caution_s = min(CAUTION_MOST, self.caution_s / self.budget_s + CAUTION_STEP) * self.budget_s
 
     def note_in_time(self) -> None:
         """Somebody was answered with time to spare."""
         if self.caution_s:
             self.caution_s = max(0.0, self.caution_s - CAUTION_STEP / ONE_LATE_IN * self.budget_s)
+
+    def _forget(self, now_s: float) -> None:
+        step_s = FORGOTTEN_IN * self.budget_s / 16
+        if self.caution_s and now_s - self._looked_at_s > step_s:
+            self.caution_s *= 0.8 ** min(99.0, (now_s - self._looked_at_s) / step_s)
+            self._looked_at_s = now_s
 
     @property
     def budget_s(self) -> float:
@@ -118,24 +140,17 @@ class Admission:
     ) -> Verdict:
         """Predict when a request that comes now would be answered, and whom it would delay."""
         left_s = deadline_s - now_s
-        if 0 < left_s < math.inf:
-            self._follow_budget(math.log(left_s))
+        self.note_budget(left_s)
+        self._forget(now_s)
         return judge(
             self._backlog.ahead(deadline_s, priority, now_s=now_s, of_all=self._of_all),
-            left_s=left_s - self.caution_s,
+            left_s=left_s - self.caution_s - self.caution_elsewhere_s,
             now_s=now_s,
             ready_in_s=ready_in_s,
             busy=busy,
             cost=cost,
             batch=batch_for(self.budget_s, allowed, cost),
         )
-
-    def _follow_budget(self, left_log: float) -> None:
-        # A tenth below, nine tenths above: the step down is nine times the step up.
-        if left_log < self._budget_log:
-            self._budget_log = max(left_log, self._budget_log - 0.18)
-        else:
-            self._budget_log = min(left_log, self._budget_log + 0.02)
 
 
 def margin_s(left_s: float) -> float:

@@ -17,6 +17,8 @@ from isocenter.engine.lifecycle import State
 # Those who were refused do not come back together: up to so much is added to what they are told.
 JITTER = 0.25
 LEAST_RETRY_AFTER_S = 0.05
+# For so long a refusal holds for whoever gives no more time than the one who was refused.
+SAME_ANSWER_S = 0.004
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,9 @@ class Doorkeeper:
         self._observer = observer
         self._limits = limits
         self._chance = random.Random()
+        self._refusing_until_s = -math.inf
+        self._refused_left_s = self._refused_late_s = 0.0
+        self._refused_priority = 0
 
     def check(self, deadline: Deadline, priority: int, *, ready_in_s: float, now_s: float, view: View) -> None:
         """Let pass, or raise what `Engine.check` says."""
@@ -84,6 +89,11 @@ class Doorkeeper:
             raise self._overloaded("memory", "this machine is short of memory", 1.0, {})
         if view.cost is None or not view.knows:
             return
+        left_s = deadline.at_s - now_s
+        if now_s < self._refusing_until_s and left_s <= self._refused_left_s and priority >= self._refused_priority:
+            late_s = self._refused_late_s
+            self.admission.note_budget(left_s)
+            raise self._late(late_s, left_s + late_s)
         verdict = self.admission.judge(
             deadline.at_s,
             priority,
@@ -94,9 +104,16 @@ class Doorkeeper:
             allowed=view.sizes,
         )
         if not verdict.admitted:
-            message = f"it would wait {verdict.wait_s:.3f} s and miss a deadline by {verdict.late_s:.3f} s"
-            late = {"wait_s": round(verdict.wait_s, 3), "late_s": round(verdict.late_s, 3)}
-            raise self._overloaded("would_be_late", message, verdict.late_s, late)
+            # Who comes within a moment and gives no more time would hear the same: refusing has to cost next to nothing.
+            self._refusing_until_s = now_s + min(SAME_ANSWER_S, 0.25 * verdict.late_s)
+            self._refused_left_s, self._refused_priority = left_s, priority
+            self._refused_late_s = verdict.late_s
+            raise self._late(verdict.late_s, verdict.wait_s)
+
+    def _late(self, late_s: float, wait_s: float) -> Overloaded:
+        message = f"it would wait {wait_s:.3f} s and miss a deadline by {late_s:.3f} s"
+        details = {"wait_s": round(wait_s, 3), "late_s": round(late_s, 3)}
+        return self._overloaded("would_be_late", message, late_s, details)
 
     def check_again(self, deadline: Deadline, *, now_s: float, state: State, queued: int) -> None:
         """What may have changed for somebody who was admitted."""

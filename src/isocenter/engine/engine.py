@@ -6,7 +6,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from isocenter.core.clock import Clock
+from isocenter.core.clock import Clock, Timer
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import Draining, IsocenterError, RuntimeFault
 from isocenter.core.events import Observer
@@ -75,6 +75,7 @@ class InlineEngine:
         self._life = Lifecycle(model, version, observer)
         self._rules = rules
         self._caps: dict[str, int] = {}
+        self._larger_again: Timer | None = None
         self._memory_is_short = False
         self._queue = RequestQueue(max_queue_size, backlog=backlog or Backlog(2 * timeout_s))
         self._group = InstanceGroup(
@@ -177,6 +178,10 @@ class InlineEngine:
             self._queue.backlog, deadline.at_s, priority, now_s=self._clock.now_s(), on_release=self._scheduler.wake
         )
 
+    def note_late(self) -> None:
+        """Somebody who was let in was not answered in time; see `Engine.note_late`."""
+        self._door.admission.note_late(self._clock.now_s())
+
     async def infer(self, request: Request, reservation: Reservation | None = None) -> Result:
         """Run one item in the company of others; see `Engine.infer` for what is raised."""
         place = reservation or self.reserve(request.deadline, priority=request.priority)
@@ -198,9 +203,10 @@ class InlineEngine:
         """
         try:
             check_item(request.item, self.inputs)
-            self._door.check_again(
-                request.deadline, now_s=self._clock.now_s(), state=self._life.state, queued=len(self._queue)
-            )
+            now_s = self._clock.now_s()
+            if reservation is None:  # its admission was no judgement of ours, and taught us nothing
+                self._door.admission.note_budget(request.deadline.at_s - now_s)
+            self._door.check_again(request.deadline, now_s=now_s, state=self._life.state, queued=len(self._queue))
             cell = reservation.take() if isinstance(reservation, Place) else None
             return self._scheduler.submit(request, reply, cell=cell)
         finally:
@@ -223,9 +229,12 @@ class InlineEngine:
 
     def _short_of_memory(self, size: int) -> None:
         """A run of so many items had no memory: free what can be freed, and ask for less for a while."""
-        self._free()
+        self._loop.run_in_executor(None, self._free)
         self._cap("out_of_memory", max(1, size // 2))
-        self._clock.call_at(self._clock.now_s() + SMALLER_FOR_S, lambda: self._cap("out_of_memory", None))
+        if self._larger_again is not None:
+            self._larger_again.cancel()
+        until_s = self._clock.now_s() + SMALLER_FOR_S
+        self._larger_again = self._clock.call_at(until_s, lambda: self._cap("out_of_memory", None))
 
     def _cap(self, why: str, size: int | None) -> None:
         self._caps.pop(why, None)
@@ -297,6 +306,8 @@ class InlineEngine:
         self._life.to(State.STOPPED)
         self._scheduler.fail_all(self._not_finished)
         self._scheduler.close()
+        if self._larger_again is not None:
+            self._larger_again.cancel()
         await self._group.stop(self._stop_bound_s)
 
     async def __aenter__(self) -> Self:

@@ -216,7 +216,7 @@ class PressureRules:
 
     def __post_init__(self) -> None:
         shares = [getattr(self, field.name) for field in fields(self)[:5]]
-        if not (shares[0] < 1 and shares[-1] > 0 and all(a > b for a, b in zip(shares, shares[1:], strict=False))):
+        if not (shares[0] < 1 and shares[-1] > 0 and all(above > below for above, below in pairwise(shares))):
             raise ValueError(f"levels begin at shares between 1 and 0, each below the one before, not {shares}")
         if self.recovered_at < 1:
             raise ValueError(f"a level is not left below the share at which it begins: {self.recovered_at}")

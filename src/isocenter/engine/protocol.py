@@ -79,6 +79,10 @@ class Engine(Protocol):
         """The same as `check`, and hold a place from now on; released, or handed to `infer`."""
         ...
 
+    def note_late(self) -> None:
+        """Somebody who was let in was not answered in time, for whatever reason: let in less for a while."""
+        ...
+
     async def infer(self, request: Request, reservation: Reservation | None = None) -> Result:
         """Run one item in the company of others; an answer before its deadline, or an error.
 

@@ -176,4 +176,5 @@ def deviation(found: Array, reference: Array, rule: GoldenPart) -> Deviation:
 
 
 def _run(manifest: Manifest, session: Session, items: list[FloatArray]) -> Array:
-    return session.run({manifest.input.tensor: np.stack(items)})[manifest.output.tensor]
+    # A copy: a session may use its output memory again in the next run.
+    return session.run({manifest.input.tensor: np.stack(items)})[manifest.output.tensor].copy()

@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from isocenter.core.errors import DigestMismatch
@@ -36,15 +36,27 @@ def session_threads(manifest: Manifest) -> int:
 def niceness(weight: float, weights: Iterable[float]) -> int:
     """How much a model's threads stand back for those of the heaviest one.
 
-    >>> niceness(1.0, [1.0, 1.0]), niceness(1.0, [1.0, 4.0])
-    (0, 6)
+    >>> niceness(1.0, [1.0, 1.0]), niceness(1.0, [1.0, 4.0]), niceness(4.0, [])
+    (0, 6, 0)
     """
-    return min(_NICEST, round(math.log(max(*weights, weight) / weight, _NICE_RATIO)))
+    return min(_NICEST, round(math.log(max([*weights, weight]) / weight, _NICE_RATIO)))
 
 
 def open_sessions(folder: ModelFolder, *, nice: int = 0) -> list[Session]:
-    """One session an instance, with the tensors that the manifest names."""
-    return [open_one(folder, nice=nice) for _ in range(folder.manifest.instances.count)]
+    """One session an instance, with the tensors that the manifest names.
+
+    Raises:
+        MissingExtra, BadManifest: see `open_one`; then none is left open.
+    """
+    sessions: list[Session] = []
+    try:
+        for _ in range(folder.manifest.instances.count):
+            sessions.append(open_one(folder, nice=nice))  # noqa: PERF401 - those before one that fails are closed
+    except BaseException:
+        for session in sessions:
+            session.close()
+        raise
+    return sessions
 
 
 def open_one(folder: ModelFolder, *, nice: int = 0) -> Session:
@@ -61,21 +73,23 @@ def open_one(folder: ModelFolder, *, nice: int = 0) -> Session:
         options=dict(manifest.runtime.options),
     )
     session = _nicely(nice, lambda: open_runtime(manifest.runtime.kind).open(folder.weights, options))
-    integrity.check_tensors(manifest, session)
+    with _closed_on_failure(session):
+        integrity.check_tensors(manifest, session)
     return session
 
 
 def reopen(folder: ModelFolder, pipeline: FastPipeline, *, nice: int) -> Session:
-    """A session in place of one that broke, proven by the first golden case.
+    """A session in place of one that broke, of the same weights, proven by the first golden case.
 
     Raises:
-        SetupError: it is not what it was.
+        SetupError: it is not what it was: the folder may have changed since, and not been taken over.
     """
+    integrity.check_digest(folder)
     return _proven(folder, pipeline, open_one(folder, nice=nice))
 
 
 def open_fallback(folder: ModelFolder, fallback: FallbackPart, pipeline: FastPipeline, *, nice: int) -> Session:
-    """A session of the model's fallback, proven by the model's golden cases.
+    """A session of the model's fallback, proven by the model's first golden case.
 
     Raises:
         SetupError: it is missing, another file, or answers otherwise than the model.
@@ -95,18 +109,25 @@ def open_fallback(folder: ModelFolder, fallback: FallbackPart, pipeline: FastPip
         options=dict(fallback.options),
     )
     session = _nicely(nice, lambda: open_runtime(fallback.kind).open(file, options))
-    integrity.check_tensors(folder.manifest, session)
+    with _closed_on_failure(session):
+        integrity.check_tensors(folder.manifest, session)
     return _proven(folder, pipeline, session)
 
 
 def _proven(folder: ModelFolder, pipeline: FastPipeline, session: Session) -> Session:
-    try:
+    with _closed_on_failure(session):
         cases = integrity.golden_cases(folder)[:1]
         integrity.check_golden(folder.manifest, session, cases, integrity.golden_items(cases, pipeline))
+    return session
+
+
+@contextlib.contextmanager
+def _closed_on_failure(session: Session) -> Iterator[None]:
+    try:
+        yield
     except BaseException:
         session.close()
         raise
-    return session
 
 
 def _nicely(nice: int, open_session: Callable[[], T]) -> T:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from isocenter.core.errors import BadManifest, RuntimeFault
+from isocenter.core.errors import BadManifest, OutOfMemory, RuntimeFault
 from isocenter.core.tensor import Tensors, TensorSpec
 from isocenter.runtimes.base import Session, SessionOptions
 
@@ -21,11 +21,24 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(bool)": np.dtype(np.bool_),
 }
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_OPTIONS = {"spinning"}
+_OPTIONS: dict[str, bool] = {"spinning": False, "arena": True}
+# It has no exception of its own for this, only sentences: of its arenas, of C++ and of CUDA's libraries.
+_NO_MEMORY = (
+    "failed to allocate memory",
+    "bad_alloc",
+    "smaller than requested bytes",
+    "out of memory",
+    "memoryallocation",
+    "alloc_failed",
+)
 
 
 class OnnxRuntime:
-    """Opens ONNX files. ONNX Runtime computes in the precision of the graph, so `fp32` means an fp32 graph."""
+    """Opens ONNX files. ONNX Runtime computes in the precision of the graph, so `fp32` means an fp32 graph.
+
+    Options, true or false: `spinning` (false: threads that wait for work of a run sleep), `arena` (true: memory that a
+    run has taken is kept for the next; false hands it back, for models that are seldom asked).
+    """
 
     name = "onnxruntime"
 
@@ -37,9 +50,7 @@ class OnnxRuntime:
         """
         if options.precision != "fp32":
             raise BadManifest(f"runtime onnxruntime runs precision fp32, not {options.precision!r}")
-        unknown = sorted(set(options.options) - _OPTIONS)
-        if unknown:
-            raise BadManifest(f"runtime onnxruntime has no option {unknown[0]!r}; it has {sorted(_OPTIONS)}")
+        chosen = _chosen(options)
         kind = options.device.partition(":")[0]
         provider = _PROVIDERS.get(kind)
         if provider is None or provider not in ort.get_available_providers():
@@ -51,10 +62,14 @@ class OnnxRuntime:
         config.intra_op_num_threads = options.threads
         config.inter_op_num_threads = 1
         config.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        config.log_severity_level = 3
+        # Fatal only: what it says of a run that failed is no line of our log, and may quote what was in it.
+        config.log_severity_level = 4
+        config.enable_cpu_mem_arena = chosen["arena"]
         # Spinning threads look idle to nobody: they starve decoding and the neighbours on a small machine.
-        spinning = "1" if options.options.get("spinning", False) else "0"
+        # Where they are asked for, they shall at least not go on between runs.
+        spinning = "1" if chosen["spinning"] else "0"
         config.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+        config.add_session_config_entry("session.force_spinning_stop", spinning)
         provider_options: dict[str, str] = {}
         if kind == "cuda":
             provider_options["device_id"] = options.device.partition(":")[2] or "0"
@@ -84,11 +99,30 @@ class _OnnxSession:
             arrays = self._session.run(self._output_names, dict(batch))
         except Exception as error:
             # The runtime's message may quote tensor contents, so only its kind goes on.
-            raise RuntimeFault(f"onnxruntime raised {type(error).__name__}") from error
+            raise as_fault(error) from error
         return dict(zip(self._output_names, arrays, strict=True))
 
     def close(self) -> None:
         """Nothing to do: the graph is freed with its last reference."""
+
+
+def _chosen(options: SessionOptions) -> dict[str, bool]:
+    unknown = sorted(set(options.options) - set(_OPTIONS))
+    if unknown:
+        raise BadManifest(f"runtime onnxruntime has no option {unknown[0]!r}; it has {sorted(_OPTIONS)}")
+    wrong = {name: value for name, value in options.options.items() if not isinstance(value, bool)}
+    if wrong:
+        name, value = next(iter(wrong.items()))
+        raise BadManifest(f"option {name} of runtime onnxruntime is {value!r}; it must be true or false")
+    return _OPTIONS | {name: bool(value) for name, value in options.options.items()}
+
+
+def as_fault(error: Exception) -> RuntimeFault:
+    """What a run that raised is told as; without the runtime's message."""
+    said = str(error).lower()
+    if isinstance(error, MemoryError) or any(words in said for words in _NO_MEMORY):
+        return OutOfMemory("onnxruntime had no memory for the run")
+    return RuntimeFault(f"onnxruntime raised {type(error).__name__}")
 
 
 def _spec(node: Any) -> TensorSpec:

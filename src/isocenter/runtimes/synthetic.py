@@ -3,20 +3,23 @@
 import threading
 import time
 import zlib
-from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from isocenter.core.errors import BadManifest
+from isocenter.core.errors import BadManifest, OutOfMemory
 from isocenter.core.tensor import Array, FloatArray, Tensors, TensorSpec
 from isocenter.runtimes.base import Session, SessionOptions
 
 INPUT = "x"
 OUTPUT = "checksum"
+SCORES = "scores"
+"""The output of a session that answers with scores."""
 
 _BURNT_AT_ONCE = bytes(64 * 1024)
+_LOOKS_UP_EVERY_S = 0.05
 
 
 class SyntheticError(Exception):
@@ -45,18 +48,57 @@ class Cost:
             zlib.crc32(_BURNT_AT_ONCE)  # gives up the GIL above 5 kB
 
 
+class Every(Container[int]):
+    """The numbers of every so-manieth run; of none if it is every 0th.
+
+    >>> [run for run in range(1, 12) if run in Every(3)]
+    [3, 6, 9]
+    """
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+
+    def __contains__(self, run: object) -> bool:
+        return isinstance(run, int) and self._every > 0 and run % self._every == 0
+
+
+class Switch:
+    """Turned on and off, by whoever looks on, while sessions run."""
+
+    def __init__(self) -> None:
+        self.on = False
+
+    def __call__(self) -> bool:
+        """Whether it is on."""
+        return self.on
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """What goes wrong. Markers are compared with the first element of an item."""
+    """What goes wrong. Markers are compared with the first element of an item, numbers of runs count from 1."""
 
-    raise_on_runs: frozenset[int] = frozenset()
-    """Numbers of runs, from 1, that raise."""
+    healthy_runs: int = 0
+    """So many runs of a session neither raise nor hang, whatever else is asked."""
+    raise_on_runs: Container[int] = frozenset()
+    """Such runs raise."""
     raise_markers: Container[float] = frozenset()
     """A batch that holds such an item raises."""
+    fail_always: Callable[[], bool] = field(default_factory=Switch)
+    """While this is so, every run raises."""
     nan_markers: Container[float] = frozenset()
     """Such an item is answered with NaN."""
     wrong_axis_above: int | None = None
     """A larger batch is answered with one row too few."""
+    oom_on_runs: Container[int] = frozenset()
+    """Such runs have no memory."""
+    oom_above: int | None = None
+    """A larger batch has no memory."""
+    hang_on_runs: Container[int] = frozenset()
+    """Such runs do not end until the session is closed or `released`."""
+    hang_markers: Container[float] = frozenset()
+    """A batch that holds such an item does not end until the session is closed or `released`."""
+    released: threading.Event = field(default_factory=threading.Event)
+    """Set, it lets every run end that hangs, now and later."""
 
 
 class Gate:
@@ -87,6 +129,7 @@ class SyntheticSession:
 
     Its output memory is used again by the next run: the harshest thing that a session may do.
     `runs` lists the first elements of every batch at the moment that its run began.
+    With `labels`, it answers with that many scores instead: the item's mean, times 1, 2, 3 and so on.
     """
 
     def __init__(
@@ -96,15 +139,18 @@ class SyntheticSession:
         cost: Cost | None = None,
         gate: Gate | None = None,
         faults: Faults | None = None,
+        labels: int = 0,
     ) -> None:
         self.inputs = (TensorSpec(INPUT, np.dtype(np.float32), shape),)
-        self.outputs = (TensorSpec(OUTPUT, np.dtype(np.float64), ()),)
+        checksums = TensorSpec(OUTPUT, np.dtype(np.float64), ())
+        self.outputs = (TensorSpec(SCORES, np.dtype(np.float32), (labels,)) if labels else checksums,)
         self.runs: list[tuple[float, ...]] = []
         self.closed = False
         self._cost = cost
         self._gate = gate
         self._faults = faults or Faults()
-        self._memory = np.empty(64, np.float64)
+        self._closing = threading.Event()
+        self._memory = self._make_room(64)
 
     def run(self, batch: Tensors) -> Tensors:
         """Answer one batch, or fail as asked."""
@@ -115,23 +161,45 @@ class SyntheticSession:
             self._gate.wait()
         if self._cost is not None:
             self._cost.spend(len(items))
+        self._suffer(items, markers)
         faults = self._faults
-        if len(self.runs) in faults.raise_on_runs or any(m in faults.raise_markers for m in markers):
-            raise SyntheticError(f"asked to fail, holding {items!r}")
         answers = self._room(len(items))
         for row, item in enumerate(items):
-            answers[row] = np.nan if markers[row] in faults.nan_markers else checksum(item)
+            answers[row] = np.nan if markers[row] in faults.nan_markers else self._answer(item)
         short = faults.wrong_axis_above is not None and len(items) > faults.wrong_axis_above
-        return {OUTPUT: answers[:-1] if short else answers}
+        return {self.outputs[0].name: answers[:-1] if short else answers}
 
     def close(self) -> None:
-        """Take note."""
+        """Take note, and let a run end that hangs."""
         self.closed = True
+        self._closing.set()
+
+    def _suffer(self, items: Array, markers: tuple[float, ...]) -> None:
+        faults, run = self._faults, len(self.runs)
+        if run <= faults.healthy_runs:
+            return
+        if run in faults.hang_on_runs or any(marker in faults.hang_markers for marker in markers):
+            while not (self._closing.is_set() or faults.released.wait(_LOOKS_UP_EVERY_S)):
+                pass
+        if run in faults.oom_on_runs or (faults.oom_above is not None and len(items) > faults.oom_above):
+            raise OutOfMemory("asked to have no memory")
+        if faults.fail_always() or run in faults.raise_on_runs or any(m in faults.raise_markers for m in markers):
+            raise SyntheticError(f"asked to fail, holding {items!r}")
+
+    def _answer(self, item: Array) -> Array | float:
+        (output,) = self.outputs
+        if output.name == OUTPUT:
+            return checksum(item)
+        scores: Array = np.arange(1, 1 + output.shape[0]) * item.mean(dtype=np.float64)
+        return scores
 
     def _room(self, items: int) -> Array:
         if items > len(self._memory):
-            self._memory = np.empty(items, np.float64)
+            self._memory = self._make_room(items)
         return self._memory[:items]
+
+    def _make_room(self, items: int) -> Array:
+        return np.empty((items, *self.outputs[0].shape), self.outputs[0].dtype)
 
 
 def item(marker: float, shape: tuple[int, ...] = (4,)) -> dict[str, FloatArray]:
@@ -155,22 +223,34 @@ def checksum(array: Array) -> float:
 class SyntheticRuntime:
     """`runtime.kind: synthetic`. The file is not read.
 
-    Options: `elements` of an item (4), `base_ms` and `per_item_ms` of a run (0), `busy` (true).
+    Options of what it computes: `elements` of an item (4), or `image` (such as "3x8x8") and `labels`: tensors `x` and
+    `scores`, as a classifier has them. Of what a run costs: `base_ms`, `per_item_ms` (0), `busy` (true).
+
+    Options of what goes wrong after the first `healthy_runs` (0) of a session: every `fail_every`-th run raises, every
+    `hang_every`-th does not end (0: none), one of more than `oom_above` items has no memory (0: none is). `fails_while`
+    names a file in the version's folder: while it is there, no session can be opened and every run raises.
     """
 
     name = "synthetic"
     _DEFAULTS: Mapping[str, str | int | float | bool] = {
         "elements": 4,
+        "image": "",
+        "labels": 0,
         "base_ms": 0.0,
         "per_item_ms": 0.0,
         "busy": True,
+        "healthy_runs": 0,
+        "fail_every": 0,
+        "hang_every": 0,
+        "oom_above": 0,
+        "fails_while": "",
     }
 
     def open(self, file: Path, options: SessionOptions) -> Session:
         """Make a session.
 
         Raises:
-            BadManifest: an option is unknown, or the precision is not fp32.
+            BadManifest: an option is unknown, or the precision is not fp32; or it was asked to fail.
         """
         if options.precision != "fp32":
             raise BadManifest(f"the synthetic runtime runs fp32, not {options.precision}")
@@ -182,4 +262,25 @@ class SyntheticRuntime:
             per_item_s=float(chosen["per_item_ms"]) / 1e3,
             busy=bool(chosen["busy"]),
         )
-        return SyntheticSession(shape=(int(chosen["elements"]),), cost=cost)
+        sick = (file.parent / str(chosen["fails_while"])).exists if chosen["fails_while"] else Switch()
+        if sick():
+            raise BadManifest("asked to fail")
+        faults = Faults(
+            healthy_runs=int(chosen["healthy_runs"]),
+            raise_on_runs=Every(int(chosen["fail_every"])),
+            hang_on_runs=Every(int(chosen["hang_every"])),
+            oom_above=int(chosen["oom_above"]) or None,
+            fail_always=sick,
+        )
+        return SyntheticSession(shape=_shape(chosen), cost=cost, faults=faults, labels=int(chosen["labels"]))
+
+
+def _shape(chosen: Mapping[str, str | int | float | bool]) -> tuple[int, ...]:
+    image = str(chosen["image"])
+    if not image:
+        return (int(chosen["elements"]),)
+    try:
+        channels, height, width = (int(side) for side in image.split("x"))
+    except ValueError as error:
+        raise BadManifest(f"image {image!r} of the synthetic runtime is not of the form 3x8x8") from error
+    return channels, height, width

@@ -38,9 +38,13 @@ class CpuPool:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting = 0
         self._busy_s = 0.0
+        self._gap_s = 0.0
+        self._ended_s = -math.inf
         self._here: deque[_Job] = deque()
-        self._here_busy_s = 0.0
+        self._here_turn_s = 0.0
+        self._here_ended_s = -math.inf
         self._turn_is_due = False
+        self._in_line = False
         self._count = threads
         self._threads: list[threading.Thread] = []
 
@@ -52,8 +56,11 @@ class CpuPool:
     def ready_in_s(self, *, here: bool = False) -> float:
         """Predicted seconds until a job that is handed in now is done, going by the last ones."""
         if here:
-            return (len(self._here) + 1) * self._here_busy_s
-        return (self._waiting / self._count + 1) * self._busy_s
+            return (len(self._here) + 1) * self._here_turn_s
+        if self._waiting < self._count:
+            return self._busy_s
+        # Not what jobs take but how fast the line moves: threads share cores, a lock, and the loop that they report to.
+        return self._waiting * max(self._gap_s, self._busy_s / self._count) + self._busy_s
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -116,8 +123,13 @@ class CpuPool:
         started_s = self._clock.now_s()
         outcome = _outcome_of(self._here.popleft(), started_s)
         if outcome.tell is not None:
-            self._here_busy_s = _follow(self._here_busy_s, self._clock.now_s() - started_s)
+            ended_s = self._clock.now_s()
+            # While a line stands, a turn takes what the loop does between two jobs as well.
+            began_s = max(self._here_ended_s, started_s - 4 * self._here_turn_s) if self._in_line else started_s
+            self._here_turn_s = _follow(self._here_turn_s, ended_s - began_s)
+            self._here_ended_s = ended_s
             outcome.tell(outcome.answer)
+        self._in_line = bool(self._here)
         self._take_turns()
 
     def _work(self) -> None:
@@ -146,6 +158,10 @@ class CpuPool:
         return True
 
     def _finish(self, outcome: "_Outcome") -> None:
+        ended_s = self._clock.now_s()
+        if self._waiting > self._count and self._ended_s > -math.inf and outcome.tell is not None:
+            self._gap_s = _follow(self._gap_s, ended_s - self._ended_s)
+        self._ended_s = ended_s if self._waiting > self._count else -math.inf
         self._waiting -= 1
         if outcome.tell is not None:
             outcome.tell(outcome.answer)

@@ -7,10 +7,11 @@ from typing import Any
 
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
-from isocenter.core.errors import BadInput, Overloaded
+from isocenter.core.errors import BadInput, DeadlineExceeded, Overloaded
 from isocenter.core.events import Observer, Shed
 from isocenter.core.request import Request
 from isocenter.core.tensor import Array, FloatArray
+from isocenter.engine.protocol import Reservation
 from isocenter.imaging.array import from_array
 from isocenter.imaging.codecs.raster import decode, peek
 from isocenter.imaging.image import Note
@@ -51,6 +52,8 @@ class Prediction:
         } | ({"fallback": self.fallback} if self.fallback else {})
 
 
+# The answer's way back takes time too; who has less than this share of his left will hardly have it in time.
+_WAY_BACK_SHARE = 0.02
 # Above this, a header may be far into the file and takes time of its own.
 _SMALL_BYTES = 256 * 1024
 
@@ -120,13 +123,18 @@ class Predict:
         place = served.engine.reserve(deadline, priority=priority, ready_in_s=self._pool.ready_in_s(here=here))
         try:
             tensor = served.manifest.input.tensor
-            prepared = await self._decoded(served, image, place.room, deadline, here=here)
+            prepared = await self._decoded(served, image, place, deadline, here=here)
             submitted_s = self._clock.now_s()
             request = Request(request_id, {tensor: prepared.tensor}, deadline, priority)
             result = await served.engine.infer(request, place)
+        except DeadlineExceeded:
+            served.engine.note_late()
+            raise
         finally:
             place.release()
         answered_s = self._clock.now_s()
+        if deadline.left_s(answered_s) < _WAY_BACK_SHARE * (deadline.at_s - entered_s):
+            served.engine.note_late()
         probabilities = activate(result.outputs[served.manifest.output.tensor], served.manifest.output.activation)
 
         best = max(range(len(probabilities)), key=probabilities.__getitem__)
@@ -183,13 +191,16 @@ class Predict:
         self,
         served: ServedModel,
         image: bytes | Array,
-        room: Mapping[str, Array] | None,
+        place: Reservation,
         deadline: Deadline,
         *,
         here: bool,
     ) -> _Prepared:
         try:
-            return await self._pool.run(lambda: self._prepare(served, image, room), deadline, here=here)
+            if here:  # whoever waits for his turn needs no room yet
+                return await self._pool.run(lambda: self._prepare(served, image, place.room), deadline, here=True)
+            room = place.room
+            return await self._pool.run(lambda: self._prepare(served, image, room), deadline)
         except Overloaded:
             self._observer.observe(Shed(served.name, served.version, "decode_full"))
             raise

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from typing import Any
 
+from isocenter.core.errors import Draining
 from isocenter.repository.reload import Reloader
 
 
@@ -36,6 +37,8 @@ class Reloading:
     async def _reload(self) -> None:
         try:
             reports = await self._reloader.reload_all()
+        except Draining:
+            return
         except Exception:
             self._logger.exception("unexpected")
             return

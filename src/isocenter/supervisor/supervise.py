@@ -176,9 +176,11 @@ class Supervisor:
         if not self._opened:
             self._fail(SetupError(f"the {member.name} process ended with code {code} before it was ready"))
             return False
-        event = "engine_lost" if isinstance(member, EngineMember) else "frontend_lost"
         extra = {"role": member.name, "pid": member.pid, "status": code}
-        self._logger.error(event, extra=extra)
+        if isinstance(member, EngineMember):
+            self._logger.error("engine_lost", extra=extra)
+        else:
+            self._logger.error("frontend_lost", extra=extra)
         if self._draining:
             self._left += 1  # at least: nobody knows how many it had
         return not self._draining
@@ -211,6 +213,12 @@ class Supervisor:
             self._loop.remove_reader(self._listener)
         self._accepting = wanted
 
+    def _look_again(self) -> None:
+        """In a moment, and again until somebody takes connections: one that is slow will not say when it caught up."""
+        self._accept_if_possible()
+        if not self._accepting and self._opened and not self._listener_closed:
+            self._loop.call_later(0.01, self._look_again)
+
     @property
     def _listener_closed(self) -> bool:
         return self._listener.fileno() < 0
@@ -219,8 +227,7 @@ class Supervisor:
         for _ in range(_ACCEPTED_AT_ONCE):
             if not any(each.takes for each in self._front_ends):
                 self._accept_if_possible()
-                # One that is only slow will not say when it has caught up.
-                self._loop.call_later(0.01, self._accept_if_possible)
+                self._look_again()
                 return
             try:
                 connection, _address = self._listener.accept()

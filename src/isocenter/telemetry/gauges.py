@@ -19,12 +19,13 @@ def front_gauges(
 ) -> tuple[LiveGauge, ...]:
     """Of what takes requests; of all front ends together, where there are several."""
 
-    def gauge(name: str, text: str, read: Callable[[], float]) -> LiveGauge:
-        return LiveGauge(name, text, lambda: [({}, float(read()))])
-
     return (
-        gauge("isocenter_decode_waiting_items", "Images in the decode pool.", decoding),
-        gauge("isocenter_requests_in_progress", "Requests inside.", inside),
-        gauge("isocenter_body_bytes", "Bytes of request bodies that are held or expected.", body_bytes),
-        gauge("isocenter_ready", "1 if requests should be sent here.", ready),
+        LiveGauge("isocenter_decode_waiting_items", "Images in the decode pool.", _one(decoding)),
+        LiveGauge("isocenter_requests_in_progress", "Requests inside.", _one(inside)),
+        LiveGauge("isocenter_body_bytes", "Bytes of request bodies that are held or expected.", _one(body_bytes)),
+        LiveGauge("isocenter_ready", "1 if requests should be sent here.", _one(ready)),
     )
+
+
+def _one(read: Callable[[], float]) -> Callable[[], list[tuple[dict[str, str], float]]]:
+    return lambda: [({}, float(read()))]

@@ -89,6 +89,7 @@ class MetricsObserver:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._states: dict[tuple[str, str], str] = {}
+        self._show_pressure(events.PRESSURE_LEVELS[0])
         self._handlers: dict[type, Callable[[Any], None]] = {
             events.Enqueued: self._enqueued,
             events.Shed: self._shed,
@@ -139,8 +140,11 @@ class MetricsObserver:
         self._metrics.child("isocenter_reloads_total", event.model, str(event.version), event.what).inc()
 
     def _memory_pressure(self, event: events.MemoryPressure) -> None:
+        self._show_pressure(event.level)
+
+    def _show_pressure(self, found: str) -> None:
         for level in events.PRESSURE_LEVELS:
-            self._metrics.child("isocenter_memory_pressure_info", level).set(level == event.level)
+            self._metrics.child("isocenter_memory_pressure_info", level).set(level == found)
 
     def _state_changed(self, event: events.StateChanged) -> None:
         where = (event.model, str(event.version))

@@ -44,7 +44,7 @@ class LogObserver:
 
 
 class MutedUntilReady:
-    """Passes on changes of state only, until warm-up is over: rehearsals are not requests."""
+    """Passes on only what lasts, as changes of state, until warm-up is over: rehearsals are not requests."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
@@ -56,5 +56,5 @@ class MutedUntilReady:
 
     def observe(self, event: Event) -> None:
         """Hand the event on, if it counts."""
-        if self._counting or isinstance(event, StateChanged):
+        if self._counting or isinstance(event, StateChanged | MemoryPressure):
             self._observer.observe(event)

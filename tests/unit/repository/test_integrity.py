@@ -96,6 +96,18 @@ def test_an_answer_that_does_not_depend_on_its_batch_mates_passes() -> None:
     assert integrity.check_batch_invariance(MANIFEST, FakeSession(), ITEMS).worst == 0
 
 
+def test_a_session_that_uses_its_output_memory_again_is_compared_all_the_same() -> None:
+    memory = np.empty((MANIFEST.batching.max_batch_size, 2), np.float32)
+
+    def into_the_same_memory(batch: Array) -> Array:
+        memory[: len(batch)] = sums(batch)
+        return memory[: len(batch)]
+
+    session = FakeSession(into_the_same_memory)
+    assert integrity.check_golden(MANIFEST, session, CASES, ITEMS).misses == 0
+    assert integrity.check_batch_invariance(MANIFEST, session, ITEMS).worst == 0
+
+
 def test_a_model_that_normalises_over_its_batch_is_refused() -> None:
     def over_the_batch(batch: Array) -> Array:
         return sums(batch - batch.mean(axis=0, keepdims=True))

@@ -26,6 +26,18 @@ def test_what_is_left_out_takes_the_documented_default(tmp_path: Path) -> None:
     assert manifest.batching.max_batch_size == 8
     assert manifest.runtime.precision == "fp32"
     assert manifest.golden.misses_per_million == 100
+    assert manifest.instances.weight == 1.0
+    assert manifest.batching.max_queue_bytes == 256 * 2**20
+    assert manifest.fallback is None
+
+
+def test_a_fallback_names_its_file_and_says_what_it_is(tmp_path: Path) -> None:
+    part = {**RUNTIME, "file": "spare.onnx", "device": "cpu", "threads": 2}
+    fallback = read_manifest(write(tmp_path, {"fallback": part})).fallback
+
+    assert fallback is not None
+    assert (fallback.file, fallback.threads) == ("spare.onnx", 2)
+    assert fallback.label == "onnxruntime fp32 on cpu"
 
 
 @pytest.mark.parametrize(
@@ -42,6 +54,11 @@ def test_what_is_left_out_takes_the_documented_default(tmp_path: Path) -> None:
         pytest.param({"runtime": {**RUNTIME, "file": "/etc/passwd"}}, "inside", id="an absolute file"),
         pytest.param({"runtime": {**RUNTIME, "sha256": "abc"}}, "sha256", id="no digest"),
         pytest.param({"runtime": {**RUNTIME, "precision": "fast"}}, "precision", id="unknown precision"),
+        pytest.param({"fallback": {**RUNTIME, "file": "../other.onnx"}}, "inside", id="a fallback elsewhere"),
+        pytest.param({"fallback": {**RUNTIME, "thread": 1}}, "did you mean 'threads'", id="misspelt key of a fallback"),
+        pytest.param({"instances": {"weight": 0}}, "instances.weight", id="no weight"),
+        pytest.param({"instances": {"weight": float("inf")}}, "instances.weight", id="all the weight"),
+        pytest.param({"batching": {"max_queue_bytes": 0}}, "max_queue_bytes", id="no memory to wait in"),
         pytest.param({"output": {**OUTPUT, "labels": ["a", "a"]}}, "labels repeat", id="labels twice"),
         pytest.param({"output": {**OUTPUT, "activation": "auto"}}, "activation", id="guessed activation"),
         pytest.param({"batching": {"preferred_batch_sizes": [8, 4]}}, "must rise", id="falling sizes"),

@@ -16,7 +16,7 @@ from isocenter.api.http.problems import problem
 from isocenter.api.http.schemas import PredictionShape, ProblemShape
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
-from isocenter.core.errors import BadRequest, DeadlineExceeded, IsocenterError
+from isocenter.core.errors import BadRequest, DeadlineExceeded, IsocenterError, without_frames
 from isocenter.core.events import Answered, Observer
 from isocenter.serving.budget import Booking, ByteBudget
 from isocenter.serving.predict import Predict
@@ -89,6 +89,8 @@ class PredictEndpoint:
         return Answer(body)
 
     def _refused(self, error: IsocenterError, model: str | None, version: int | None, started_s: float) -> Response:
+        # The error's frames hold the error, and the image: without the garbage collector none of it would ever go.
+        without_frames(error)
         meant = self._predict.meant_by(model, version)
         self._observer.observe(Answered("predict", *meant, error.code, self._clock.now_s() - started_s, {}))
         return problem(error)

@@ -1,7 +1,8 @@
 """`POST /v1/models/{model}:reload`: take over what has changed in a model's folder."""
 
 import ipaddress
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
@@ -11,6 +12,9 @@ from isocenter.api.http.problems import problem_response
 from isocenter.api.http.schemas import ProblemShape
 
 ReloadFrom: TypeAlias = Literal["loopback", "anywhere", "nowhere"]
+
+# A proxy beside the server speaks from a loopback address for whoever it lets in.
+_FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 
 
 class Reloads(Protocol):
@@ -57,7 +61,24 @@ def reload_routes(reloads: Reloads, allowed_from: ReloadFrom) -> APIRouter:
 def _may(request: Request, allowed_from: ReloadFrom) -> bool:
     if allowed_from != "loopback":
         return allowed_from == "anywhere"
+    if request.client is None or any(name in request.headers for name in _FORWARDED):
+        return False
+    return _is_loopback(request.client.host) and _is_own_page(request)
+
+
+def _is_own_page(request: Request) -> bool:
+    """Not one of another site, which a browser on this machine would let send such a request too."""
+    origin = request.headers.get("origin")
     try:
-        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
+        return origin is None or urlsplit(origin).netloc == request.headers.get("host")
     except ValueError:
         return False
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback

@@ -97,7 +97,7 @@ class RemoteEngine:
     def learn(self, speed: Speed) -> None:
         """The engine has become faster or slower."""
         self._cost, self._sizes = speed.cost(), speed.sizes
-        self._door.admission.caution_s = speed.caution_s
+        self._door.admission.caution_elsewhere_s = speed.caution_s
 
     def lost(self) -> None:
         """The engine process is gone, and this engine with it."""
@@ -123,6 +123,10 @@ class RemoteEngine:
         self._users += 1
         cell = self._backlog.add(deadline.at_s, priority, now_s=self._link.clock.now_s())
         return RemoteReservation(self, cell)
+
+    def note_late(self) -> None:
+        """Somebody who was let in was not answered in time; see `Engine.note_late`."""
+        self._door.admission.note_late(self._link.clock.now_s())
 
     async def infer(self, request: Request, reservation: Reservation | None = None) -> Result:
         """Run one item in the company of others; see `Engine.infer` for what is raised.
@@ -152,7 +156,9 @@ class RemoteEngine:
         if math.isfinite(request.deadline.at_s):
             alarm = self._link.clock.call_at(request.deadline.at_s + GRACE_S, lambda: reply.fail(_too_late()))
         try:
-            return await reply.wait()
+            result = await reply.wait()
+            self._door.admission.note_in_time()
+            return result
         finally:
             if alarm is not None:
                 alarm.cancel()

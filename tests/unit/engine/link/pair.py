@@ -99,6 +99,13 @@ class Pair:
         await self.link.connect(here)
         await until(lambda: bool(self.announced and self.announced[-1]))
 
+    async def connect_nobody(self) -> socket.socket:
+        """The end of a link that a front end has died without using."""
+        here, there = socket.socketpair()
+        assert self.host is not None
+        await self.host.connect(0, there, os.dup(self._arena_fd), self.arena_bytes)
+        return here
+
     async def __aexit__(self, *_: object) -> None:
         self.gate.open()
         self.link.close()

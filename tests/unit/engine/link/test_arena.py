@@ -103,6 +103,17 @@ def test_a_block_that_is_shared_waits_for_the_other_side(arena: Arena) -> None:
     assert arena.blocks == 0
 
 
+def test_a_block_that_is_shared_can_be_read_again(arena: Arena) -> None:
+    block, array = taken(arena, 1000)
+    block.share()
+    del array
+    again = block.array()
+    block.let_go()
+    assert arena.blocks == 1
+    del again
+    assert arena.blocks == 0
+
+
 def test_a_block_may_be_dropped_on_any_thread(arena: Arena) -> None:
     held = [taken(arena, PAGE)[1] for _ in range(8)]
     thread = threading.Thread(target=held.clear)

@@ -158,6 +158,20 @@ async def test_the_block_of_a_leaver_is_not_used_again_while_a_run_reads_it() ->
         assert (await pair.ask(2.0)).outputs[OUTPUT] == checksum(item(2.0)[INPUT])
 
 
+@pytest.mark.usefixtures("without_collector")
+async def test_the_block_of_one_who_was_told_that_it_is_too_late_is_not_used_again_while_a_run_reads_it() -> None:
+    async with Pair(gated=True, arena_bytes=4096) as pair:
+        late = pair.ask(1.0, timeout_s=0.2)
+        await pair.at_gate()
+        with pytest.raises(DeadlineExceeded):
+            await late
+        del late
+        with pytest.raises(Overloaded, match="pixels"):
+            await pair.ask(2.0)
+        pair.gate.open()
+        await given_back(pair)
+
+
 async def test_when_the_engine_process_goes_everybody_hears_it_at_once_and_later_answers_come_again() -> None:
     async with Pair(gated=True) as pair:
         waiting = [pair.ask(float(marker)) for marker in range(20)]
@@ -293,12 +307,22 @@ async def test_a_door_in_a_front_end_sees_what_all_have_reserved_and_queued() ->
 
 async def test_what_a_dead_front_end_had_reserved_is_forgotten() -> None:
     async with Pair() as pair:
-        pair.remote.reserve(deadline())
-        pair.remote.reserve(deadline())
         row = pair.board.counts(0)[1]
-        assert row[:-1].sum() == 2
+        dead = await pair.connect_nobody()
+        row[3] = 2
+        dead.close()
+        await until(lambda: row.sum() == 0)
+
+
+async def test_what_was_reserved_with_an_engine_that_is_lost_counts_no_more() -> None:
+    async with Pair() as pair:
+        place = pair.remote.reserve(deadline())
+        row = pair.board.counts(0)[1]
+        assert row[:-1].sum() == 1
         pair.link.close()
         await until(lambda: row.sum() == 0)
+        place.release()
+        assert row.sum() == 0
 
 
 def test_the_loop_that_is_used_in_earnest_will_do() -> None:
