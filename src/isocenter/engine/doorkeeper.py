@@ -104,7 +104,7 @@ class Doorkeeper:
             allowed=view.sizes,
         )
         if not verdict.admitted:
-            # Who comes within a moment and gives no more time would hear the same: refusing has to cost next to nothing.
+            # Who comes in a moment and gives no more time would hear the same: refusing has to cost next to nothing.
             self._refusing_until_s = now_s + min(SAME_ANSWER_S, 0.25 * verdict.late_s)
             self._refused_left_s, self._refused_priority = left_s, priority
             self._refused_late_s = verdict.late_s

@@ -53,7 +53,7 @@ class Prediction:
 
 
 # The answer's way back takes time too; who has less than this share of his left will hardly have it in time.
-_WAY_BACK_SHARE = 0.02
+_WAY_BACK_SHARE = 0.05
 # Above this, a header may be far into the file and takes time of its own.
 _SMALL_BYTES = 256 * 1024
 

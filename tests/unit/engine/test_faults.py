@@ -162,7 +162,7 @@ async def test_an_instance_that_fails_its_examination_is_replaced_and_nobody_aft
         w.patients[0].raises = w.patients[1].raises = True
         while w.said().count("rebuilt") < 2:
             await asyncio.gather(*(w.outcome(float(n)) for n in range(8)))
-        assert w.engine.state is State.READY
+        await w.until(lambda: w.engine.instances == 2 and w.engine.state is State.READY)
         assert all([answered(await w.outcome(float(n)), n) for n in range(20, 30)])
         assert w.engine.instances == 2
 
@@ -233,7 +233,7 @@ async def test_with_no_instance_left_the_engine_is_not_ready_and_ready_again_whe
         w.next_patient = Patient
         await w.turn(REOPEN_FIRST_S)
         await w.until(lambda: "rebuilt" in w.said())
-        assert w.engine.state is State.READY
+        assert w.states()[-1] == "ready"
         assert answered(await w.outcome(9.0), 9.0)
 
 
