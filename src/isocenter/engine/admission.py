@@ -11,7 +11,7 @@ from isocenter.engine.batch_policy import batch_for
 from isocenter.engine.cost import CostModel
 
 # What is kept free of a request's time for everything but the model: the way back, a timer, a busy neighbour.
-MARGIN_S, MARGIN_SHARE = 0.004, 0.08
+MARGIN_S, MARGIN_SHARE = 0.004, 0.20
 # How many times the usual surprise of a run is kept free for all runs together.
 RISK = 1.5
 # Who was let in and comes too late shows that something is not in the predictions. Then so much of the time that

@@ -338,7 +338,7 @@ class Scheduler:
             if given_s == math.inf or entry.reply.settled:
                 continue
             # The way back takes its time too: whoever has hardly any left will be late.
-            if entry.request.deadline.left_s(self._ran_at_s) < 0.5 * margin_s(given_s):
+            if entry.request.deadline.left_s(self._ran_at_s) < 0.25 * margin_s(given_s):
                 admission.note_late(self._ran_at_s)
             else:
                 admission.note_in_time()
