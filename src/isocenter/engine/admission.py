@@ -17,7 +17,7 @@ RISK = 1.5
 # Who was let in and comes too late shows that something is not in the predictions. Then so much of the time that
 # callers give is kept free beside them, more each time and at most so much, and given back while all goes well: about
 # one in so many may be late.
-CAUTION_STEP, CAUTION_MOST, ONE_LATE_IN = 0.02, 0.3, 400
+CAUTION_STEP, CAUTION_MOST, ONE_LATE_IN = 0.05, 0.3, 400
 # One incident makes many late at once; it is counted once in so much of that time.
 INCIDENT_SHARE = 0.1
 # Caution is forgotten in about so many times of that time even where few come to show that all is well again.
