@@ -87,6 +87,13 @@ class Doorkeeper:
             raise self._overloaded("queue_bytes", message, _clear_s(view), details)
         if view.memory_is_short:
             raise self._overloaded("memory", "this machine is short of memory", 1.0, {})
+        if view.busy.instances == 0:
+            self._shed("not_ready")
+            raise NotReady(
+                f"every instance of {self._model} {self._version} is being examined",
+                details={"state": view.state.value},
+                retry_after_s=1.0,
+            )
         if view.cost is None or not view.knows:
             return
         left_s = deadline.at_s - now_s
