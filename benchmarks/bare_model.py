@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from tables import conditions, table, usable_cores
+from isocenter.repository.load import usable_cores
+from tables import conditions, table
 
 BATCHES = (1, 2, 4, 8, 16)
 FEWEST_RUNS = 3

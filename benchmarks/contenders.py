@@ -11,9 +11,9 @@ from typing import Any
 
 from generators import Weigh
 from isocenter.repository.layout import ModelFolder
+from isocenter.repository.load import usable_cores
 from isocenter.repository.manifest import Manifest
 from server_process import Launch, free_port, isocenter, started
-from tables import usable_cores
 
 HERE = Path(__file__).resolve().parent
 OURS = "Isocenter"

@@ -21,9 +21,10 @@ from bare_model import BareModel, Way, bare_model, best, sweep
 from contenders import Contender
 from generators import Closed, closed_loop
 from isocenter.repository.layout import find
+from isocenter.repository.load import usable_cores
 from pictures import as_requests, write_jpegs
 from server_process import stop_when_told
-from tables import RESULTS, Cell, command_line, conditions, percent, rounds, table, usable_cores, write
+from tables import RESULTS, Cell, command_line, conditions, percent, rounds, table, write
 
 
 @dataclass(frozen=True)

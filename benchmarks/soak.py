@@ -40,6 +40,8 @@ class Look:
     """The server's process tree at one instant, seconds after the start of the load."""
 
     at_s: float
+    host_ms: float
+    """CPU time of a fixed piece of work: what rises here is the machine's, not the server's."""
     resident_mb: float
     open_files: int
     processes: int
@@ -55,20 +57,30 @@ class Minute:
     refused: int
     resident_mb: float | None
     open_files: float | None
+    host_ms: float | None
+
+
+def fixed_work_ms() -> float:
+    """CPU time of the same arithmetic each time, about 10 ms; waiting for a core does not count."""
+    began_ns = time.thread_time_ns()
+    total = 0
+    for number in range(200_000):
+        total += number * number
+    return (time.thread_time_ns() - began_ns) / 1e6
 
 
 def watch(running: Running, seconds: float, every_s: float, looks: list[Look]) -> None:
     """Look at the server until the load is over."""
     began_s = time.perf_counter()
     while (at_s := time.perf_counter() - began_s) < seconds:
-        looks.append(Look(at_s, running.resident_mb(), running.open_files(), len(tree(running.pid))))
+        looks.append(Look(at_s, fixed_work_ms(), running.resident_mb(), running.open_files(), len(tree(running.pid))))
         time.sleep(max(0.0, min(every_s, seconds - at_s)))
 
 
 def slope_per_min(looks: Sequence[Look]) -> float:
     """Growth of resident memory in MB a minute, by least squares; 0 of fewer than two looks.
 
-    >>> slope_per_min([Look(60.0 * minute, 100.0 + 2 * minute, 20, 1) for minute in range(4)])
+    >>> slope_per_min([Look(60.0 * minute, 10.0, 100.0 + 2 * minute, 20, 1) for minute in range(4)])
     2.0
     """
     if len(looks) < 2:
@@ -94,6 +106,7 @@ def minutes_of(rows: Sequence[Row], looks: Sequence[Look], seconds: float) -> li
                 sum(row.outcome in (429, 503) for row in mine),
                 statistics.median(look.resident_mb for look in seen) if seen else None,
                 statistics.median(look.open_files for look in seen) if seen else None,
+                statistics.median(look.host_ms for look in seen) if seen else None,
             )
         )
     return made
@@ -145,9 +158,17 @@ def page(seen: Open, looks: Sequence[Look], given: argparse.Namespace, capacity_
     counted: list[list[Cell]] = [
         ["broken" if bad else "good", outcome, count] for (bad, outcome), count in sorted(outcomes.items())
     ]
-    heads = ("minute", "P95 ms", "answered", "refused", "resident MB", "open files")
+    heads = ("minute", "P95 ms", "answered", "refused", "resident MB", "open files", "fixed work, CPU ms")
     by_minute: list[list[Cell]] = [
-        [one.number, one.p95_ms, one.answered, one.refused, _one_digit(one.resident_mb), _one_digit(one.open_files)]
+        [
+            one.number,
+            one.p95_ms,
+            one.answered,
+            one.refused,
+            _one_digit(one.resident_mb),
+            _one_digit(one.open_files),
+            _one_digit(one.host_ms),
+        ]
         for one in minutes
     ]
     held: list[list[Cell]] = [

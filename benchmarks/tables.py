@@ -1,13 +1,14 @@
 """Tables for people: figures as long as they carry, Markdown, and under which conditions a table came about."""
 
 import datetime
-import os
 import platform
 import shlex
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+
+from isocenter.repository.load import usable_cores
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -68,11 +69,6 @@ def cpu_name() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
 
 
 def conditions(*, threads: int | None = None) -> str:

@@ -31,7 +31,7 @@ from isocenter.telemetry.metrics import METRICS
 ROOT: Final = Path(__file__).resolve().parent.parent
 
 PYTHON: Final[dict[str, tuple[str, ...]]] = {
-    "core": ("clock", "deadline", "errors", "events", "reply", "request", "tensor"),
+    "core": ("clock", "deadline", "errors", "events", "precision", "reply", "request", "tensor"),
     "imaging": (
         "image", "array", "limits", "codecs.raster", "transforms.steps", "transforms.accepts", "transforms.resample",
         "transforms.reference", "transforms.fast", "phantoms",
@@ -182,7 +182,7 @@ def manifest_page() -> str:
             parts.append(f"## {name}")
         for model in models:
             parts += [
-                "" if model is field.annotation else f"### {model.__name__}",
+                "" if (title := model.__name__.removesuffix("Part")).lower() == name else f"### {title}",
                 first_paragraph(model),
                 _keys(model),
             ]

@@ -273,10 +273,10 @@ def _decoding(settings: Settings) -> tuple[int, int]:
     return threads, here
 
 
-async def serve(settings: Settings, *, announce: Callable[[str], None] = lambda _: None) -> bool:
+async def serve(settings: Settings, *, announce: Callable[[str, int], None] = lambda *_: None) -> bool:
     """Serve until SIGTERM or SIGINT, then drain. True if everything that was in got its answer within the bound.
 
-    `announce` is called with the address once requests are answered.
+    `announce` is called with the address and the number of models once requests are answered.
 
     Raises:
         SetupError: nothing could be served.
@@ -293,7 +293,7 @@ async def serve(settings: Settings, *, announce: Callable[[str], None] = lambda 
                 await server.listening.wait()
                 host, port, url = address(listener)
                 logger.info("ready", extra={"host": host, "port": port, "models": len(list(service.repository))})
-                announce(url)
+                announce(url, len({model.name for model in service.repository}))
                 stopping = asyncio.create_task(stop.wait(), name="stop")
                 await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 stopping.cancel()

@@ -66,6 +66,7 @@ def _is_version(path: Path) -> bool:
 def _facts(folder: "ModelFolder") -> dict[str, Any]:
     manifest = folder.manifest
     there = folder.weights.is_file()
+    remote = manifest.runtime.url is not None
     return {
         "name": manifest.name,
         "version": manifest.version,
@@ -76,7 +77,7 @@ def _facts(folder: "ModelFolder") -> dict[str, Any]:
         "precision": manifest.runtime.precision,
         "file": manifest.runtime.file,
         "bytes": folder.weights.stat().st_size if there else None,
-        "problem": "" if there else f"no file {manifest.runtime.file}",
+        "problem": "" if there or remote else f"no file {manifest.runtime.file}",
     }
 
 

@@ -46,10 +46,8 @@ def serve(
         whole = asyncio.run(serve_in_processes(settings, announce=_announce))
     else:
         from isocenter.app import serve as serve_until_stopped
-        from isocenter.repository.layout import scan
 
-        count = len({folder.manifest.name for folder in scan(settings.models)})
-        whole = _run(serve_until_stopped(settings, announce=lambda address: _announce(address, count)))
+        whole = _run(serve_until_stopped(settings, announce=_announce))
     if not whole:
         raise typer.Exit(Exit.NOT_ALL)
 

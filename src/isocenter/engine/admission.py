@@ -64,17 +64,22 @@ def judge(
     if busy.instances == 0:
         return Verdict(math.inf, math.inf)
     batch_s = cost.service_s(batch)
+
+    def after_s(items: int) -> float:
+        """When so many items have been started."""
+        return (busy.left_s + items // batch * batch_s) / busy.instances
+
     runs = ahead.items // batch
-    wait_s = max(ready_in_s, (busy.left_s + runs * batch_s) / busy.instances)
+    wait_s = max(ready_in_s, after_s(ahead.items))
     # Runs that are longer than predicted and runs that are shorter make up for one another, but not wholly.
     risk_s = RISK * (cost.spread - 1.0) * batch_s * math.sqrt(1 + runs / busy.instances)
     promise_s = batch_s + risk_s
     late_s = wait_s + promise_s + margin_s(left_s) - left_s if left_s < math.inf else -math.inf
     for deadline_s, up_to in ahead.behind:
         theirs_s = deadline_s - now_s
-        pushed_s = (busy.left_s + up_to // batch * batch_s) / busy.instances + promise_s
+        pushed_s = after_s(up_to) + promise_s
         # Who could not be in time before is not made late by this one. A bucket's deadlines lie up to its width later.
-        was_s = (busy.left_s + max(0, up_to - 1) // batch * batch_s) / busy.instances + promise_s
+        was_s = after_s(max(0, up_to - 1)) + promise_s
         if pushed_s > theirs_s >= was_s - ahead.width_s:
             late_s = max(late_s, pushed_s - theirs_s)
     return Verdict(wait_s, late_s)

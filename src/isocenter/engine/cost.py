@@ -49,11 +49,6 @@ class CostModel:
 
     # What is asked.
 
-    @property
-    def largest(self) -> int:
-        """The largest batch size that is known."""
-        return self.sizes[-1]
-
     def service_s(self, items: int) -> float:
         """Predicted seconds on one instance for so many items, in whole batches and a rest."""
         if (known_s := self._known_s.get(items)) is not None:
@@ -81,7 +76,7 @@ class CostModel:
     def _choose(self, allowed: tuple[int, ...], within_s: float) -> int:
         spread, chosen, bound_s = self.spread, allowed[0], math.inf
         for size in reversed(allowed):
-            run_s = self._known_s.get(size) or self._between(size)
+            run_s = self.service_s(size)
             if run_s * spread > within_s:
                 continue
             per_item_s = (run_s + HAND_OVER_S) / size
@@ -100,7 +95,10 @@ class CostModel:
         """Learn from one run. Sizes that were not seeded teach the speed only."""
         at = bisect_left(self.sizes, size)
         known = at < len(self.sizes) and self.sizes[at] == size
-        expected_log = self._seed_log[size] + self._own_log[size] if known else _log(self._at_speed_one(size))
+        if known:
+            expected_log = self._seed_log[size] + self._own_log[size]
+        else:
+            expected_log = _log(self.service_s(size)) - self._mean_speed_log
         found_log = _log(service_s) - expected_log
         runs = self._runs.setdefault(instance, deque(maxlen=SPEED_RUNS))
         runs.append(found_log)
@@ -130,15 +128,11 @@ class CostModel:
         self._spread_log = min(PROMISE_MOST, max(PROMISE_LEAST, self._spread_log))
 
     def _refresh(self) -> None:
-        speed_log = statistics.fmean(self._speed_log.values()) if self._speed_log else 0.0
+        self._mean_speed_log = speed_log = statistics.fmean(self._speed_log.values()) if self._speed_log else 0.0
         self._median_s = [math.exp(self._seed_log[size] + self._own_log[size] + speed_log) for size in self.sizes]
         self._known_s = dict(zip(self.sizes, self._median_s, strict=True))
         self.spread = math.exp(self._spread_log)
         self._chosen.clear()
-
-    def _at_speed_one(self, size: int) -> float:
-        speed_log = statistics.fmean(self._speed_log.values()) if self._speed_log else 0.0
-        return self.service_s(size) / math.exp(speed_log)
 
     def _between(self, items: int) -> float:
         at = bisect_left(self.sizes, items)

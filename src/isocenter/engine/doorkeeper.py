@@ -75,10 +75,7 @@ class Doorkeeper:
         self._check_expired(deadline, now_s)
         held, limits = view.held, self._limits
         if held >= limits.items:
-            details = {"queued": held, "limit": limits.items}
-            raise self._overloaded(
-                "queue_full", f"{held} items are queued, the limit is {limits.items}", _clear_s(view), details
-            )
+            raise self._full(held, _clear_s(view))
         if limits.items_by_bytes is not None and held >= limits.items_by_bytes:
             message = (
                 f"{held} items of {limits.item_bytes} bytes are queued, there is memory for {limits.items_by_bytes}"
@@ -98,9 +95,8 @@ class Doorkeeper:
             return
         left_s = deadline.at_s - now_s
         if now_s < self._refusing_until_s and left_s <= self._refused_left_s and priority >= self._refused_priority:
-            late_s = self._refused_late_s
             self.admission.note_budget(left_s)
-            raise self._late(late_s, left_s + late_s)
+            raise self._late(self._refused_late_s, left_s + self._refused_late_s)
         verdict = self.admission.judge(
             deadline.at_s,
             priority,
@@ -128,9 +124,12 @@ class Doorkeeper:
             raise self._closed(state)
         self._check_expired(deadline, now_s)
         if queued >= self._limits.items:
-            details = {"queued": queued, "limit": self._limits.items}
-            message = f"{queued} items are queued, the limit is {self._limits.items}"
-            raise self._overloaded("queue_full", message, None, details)
+            raise self._full(queued, None)
+
+    def _full(self, queued: int, retry_after_s: float | None) -> Overloaded:
+        limit = self._limits.items
+        message = f"{queued} items are queued, the limit is {limit}"
+        return self._overloaded("queue_full", message, retry_after_s, {"queued": queued, "limit": limit})
 
     def _check_expired(self, deadline: Deadline, now_s: float) -> None:
         if deadline.expired(now_s):

@@ -14,7 +14,7 @@ from isocenter.core.reply import Reply
 from isocenter.core.request import Request, Result
 from isocenter.core.tensor import Tensors
 from isocenter.engine.admission import Admission
-from isocenter.engine.backlog import Backlog, Counts, Place
+from isocenter.engine.backlog import Backlog, Place
 from isocenter.engine.batch import check_item
 from isocenter.engine.batch_policy import BatchRules
 from isocenter.engine.cost import CostModel
@@ -56,8 +56,6 @@ class InlineEngine:
         open_fallback: OpenSession | None = None,
         fallback: str = "",
         free: Callable[[], None] = lambda: None,
-        backlog: Backlog | None = None,
-        of_all: Counts | None = None,
         drain_bound_s: float = 10.0,
         stop_bound_s: float = 5.0,
     ) -> None:
@@ -77,7 +75,7 @@ class InlineEngine:
         self._caps: dict[str, int] = {}
         self._larger_again: Timer | None = None
         self._memory_is_short = False
-        self._queue = RequestQueue(max_queue_size, backlog=backlog or Backlog(2 * timeout_s))
+        self._queue = RequestQueue(max_queue_size, backlog=Backlog(2 * timeout_s))
         self._group = InstanceGroup(
             model,
             version,
@@ -100,7 +98,7 @@ class InlineEngine:
             model,
             version,
             observer=observer,
-            admission=Admission(self._queue.backlog, timeout_s=timeout_s, of_all=of_all),
+            admission=Admission(self._queue.backlog, timeout_s=timeout_s),
             limits=self.limits,
         )
         self._scheduler = Scheduler(
@@ -160,16 +158,7 @@ class InlineEngine:
 
     def view(self, now_s: float) -> View:
         """What a doorkeeper sees of it, here or in another process."""
-        scheduler = self._scheduler
-        return View(
-            state=self._life.state,
-            held=self._queue.backlog.total,
-            memory_is_short=self._memory_is_short,
-            busy=scheduler.busy(now_s),
-            cost=scheduler.cost,
-            knows=scheduler.knows(now_s),
-            sizes=scheduler.rules.sizes,
-        )
+        return self._scheduler.view(now_s, state=self._life.state, memory_is_short=self._memory_is_short)
 
     def reserve(self, deadline: Deadline, *, priority: int = 0, ready_in_s: float = 0.0) -> Reservation:
         """Refuse what could not be answered in time, or hold a place; see `Engine.reserve`."""

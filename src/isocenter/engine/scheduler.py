@@ -28,7 +28,9 @@ from isocenter.engine.admission import Admission, Busy, margin_s
 from isocenter.engine.batch import shape_key
 from isocenter.engine.batch_policy import BatchRules, Dispatch, Expected, WaitUntil, decide
 from isocenter.engine.cost import CostModel
+from isocenter.engine.doorkeeper import View
 from isocenter.engine.instance import Outcome, Ran, RunFailed
+from isocenter.engine.lifecycle import State
 from isocenter.engine.queue import Answerable, Entry, RequestQueue
 from isocenter.engine.running import Running, answer, too_late
 
@@ -125,6 +127,18 @@ class Scheduler:
             # Who is late already will take a while yet; how long is anybody's guess.
             left_s += max(running.ends_at_s - now_s, 0.1 * (running.ends_at_s - running.started_at_s))
         return Busy(self.working, left_s)
+
+    def view(self, now_s: float, *, state: State, memory_is_short: bool = False) -> View:
+        """What a doorkeeper sees of an engine in that state."""
+        return View(
+            state=state,
+            held=self._queue.backlog.total,
+            memory_is_short=memory_is_short,
+            busy=self.busy(now_s),
+            cost=self.cost,
+            knows=self.knows(now_s),
+            sizes=self.rules.sizes,
+        )
 
     def knows(self, now_s: float) -> bool:
         """Whether predictions can be held against anybody: there are some, and they are fresh or being renewed."""

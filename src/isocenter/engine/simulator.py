@@ -30,7 +30,7 @@ from isocenter.engine.admission import Admission
 from isocenter.engine.backlog import Backlog
 from isocenter.engine.batch_policy import BatchRules
 from isocenter.engine.cost import CostModel
-from isocenter.engine.doorkeeper import Doorkeeper, QueueLimits, View
+from isocenter.engine.doorkeeper import Doorkeeper, QueueLimits
 from isocenter.engine.instance import Outcome, Ran, RunFailed
 from isocenter.engine.lifecycle import State
 from isocenter.engine.queue import Entry, RequestQueue
@@ -249,15 +249,7 @@ class Simulation:
         now_s = self.world.now
         deadline = Deadline(now_s + arrival.timeout_s)
         scheduler = self.scheduler
-        view = View(
-            state=State.READY,
-            held=self.queue.backlog.total,
-            memory_is_short=False,
-            busy=scheduler.busy(now_s),
-            cost=scheduler.cost,
-            knows=scheduler.knows(now_s),
-            sizes=scheduler.rules.sizes,
-        )
+        view = scheduler.view(now_s, state=State.READY)
         try:
             self._door.check(deadline, arrival.priority, ready_in_s=0.0, now_s=now_s, view=view)
         except IsocenterError as refused:

@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from isocenter.core.errors import BadImage, MultiFrameImage, TooManyPixels, UnsupportedMedia
+from isocenter.core.errors import BadImage, MultiFrameImage, UnsupportedMedia
 from isocenter.core.tensor import Array
 from isocenter.imaging.codecs.pixels import refuse_constant, refuse_non_finite
 from isocenter.imaging.image import RasterImage, SourceInfo
@@ -36,7 +36,7 @@ def from_array(pixels: npt.NDArray[np.generic], *, limits: ImageLimits) -> Raste
     _check_shape(pixels.shape)
     _check_type(pixels.dtype)
     height, width = pixels.shape[:2]
-    _check_limits(height, width, pixels.nbytes, limits)
+    limits.check_size(width, height, pixels.nbytes, said="the array has", done="taken")
     samples = _in_three_types(np.asarray(pixels))
     refuse_non_finite(samples)
     refuse_constant(samples)
@@ -72,25 +72,6 @@ def _check_type(kind: np.dtype[np.generic]) -> None:
     if kind.newbyteorder("=") not in _TAKEN:
         taken = ", ".join(sorted(str(each) for each in _TAKEN))
         raise UnsupportedMedia(f"an array of {kind}; samples are one of {taken}", details={"type": str(kind)})
-
-
-def _check_limits(height: int, width: int, size: int, limits: ImageLimits) -> None:
-    found = {"width_px": width, "height_px": height}
-    if max(width, height) > limits.max_side_px:
-        raise TooManyPixels(
-            f"the array has {width} x {height} pixels, a side may have {limits.max_side_px}",
-            details={**found, "limit_side_px": limits.max_side_px},
-        )
-    if width * height > limits.max_pixels:
-        raise TooManyPixels(
-            f"the array has {width * height} pixels, at most {limits.max_pixels} are taken",
-            details={**found, "pixels": width * height, "limit_pixels": limits.max_pixels},
-        )
-    if size > limits.max_decoded_bytes:
-        raise TooManyPixels(
-            f"the array has {size} bytes of samples, at most {limits.max_decoded_bytes} are taken",
-            details={**found, "decoded_bytes": size, "limit_decoded_bytes": limits.max_decoded_bytes},
-        )
 
 
 def _in_three_types(samples: Array) -> Array:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from isocenter.core.errors import TooManyPixels
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageLimits:
@@ -20,3 +22,26 @@ class ImageLimits:
     max_decoded_bytes: int = 256 * 2**20
     max_expansion: int = 500
     expansion_from_bytes: int = 32 * 2**20
+
+    def check_size(self, width_px: int, height_px: int, decoded_bytes: int, *, said: str, done: str) -> None:
+        """Refuse a picture that is too large; `said` begins the message, `done` is what happens to one that is not.
+
+        Raises:
+            TooManyPixels: a side, the pixels, or the bytes of all samples are above their limit.
+        """
+        found = {"width_px": width_px, "height_px": height_px}
+        if max(width_px, height_px) > self.max_side_px:
+            raise TooManyPixels(
+                f"{said} {width_px} x {height_px} pixels, a side may have {self.max_side_px}",
+                details={**found, "limit_side_px": self.max_side_px},
+            )
+        if width_px * height_px > self.max_pixels:
+            raise TooManyPixels(
+                f"{said} {width_px * height_px} pixels, at most {self.max_pixels} are {done}",
+                details={**found, "pixels": width_px * height_px, "limit_pixels": self.max_pixels},
+            )
+        if decoded_bytes > self.max_decoded_bytes:
+            raise TooManyPixels(
+                f"{said} {decoded_bytes} bytes of samples, at most {self.max_decoded_bytes} are {done}",
+                details={**found, "decoded_bytes": decoded_bytes, "limit_decoded_bytes": self.max_decoded_bytes},
+            )

@@ -16,8 +16,8 @@ class ModelFolder:
 
     @property
     def weights(self) -> Path:
-        """The file that the runtime opens."""
-        return self.path / self.manifest.runtime.file
+        """The file that the runtime opens; the folder itself where the weights are another server's."""
+        return self.path / (self.manifest.runtime.file or "")
 
     @property
     def golden(self) -> Path:

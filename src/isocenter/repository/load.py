@@ -1,7 +1,6 @@
 """From a folder to a model that may answer: check, open, prove, warm."""
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,7 +8,6 @@ from isocenter.core.clock import Clock
 from isocenter.core.errors import SetupError
 from isocenter.core.events import Observer
 from isocenter.core.tensor import FloatArray
-from isocenter.engine.backlog import Backlog, Counts
 from isocenter.engine.batch_policy import BatchRules
 from isocenter.engine.engine import InlineEngine
 from isocenter.engine.memory import Footprint
@@ -22,7 +20,6 @@ from isocenter.repository.layout import ModelFolder
 from isocenter.repository.manifest import Manifest
 from isocenter.repository.sessions import open_fallback, reopen
 from isocenter.repository.sessions import open_sessions as open_sessions
-from isocenter.repository.sessions import session_threads as session_threads
 from isocenter.repository.sessions import usable_cores as usable_cores
 from isocenter.runtimes.base import Session
 from isocenter.runtimes.registry import open_runtime
@@ -83,21 +80,18 @@ async def load(
     observer: Observer,
     nice: int = 0,
     measure_memory: bool = True,
-    make_backlog: Callable[[Manifest], tuple[Backlog, Counts | None] | None] = lambda _: None,
 ) -> ServedModel:
     """Bring one version to ready.
 
     Args:
         nice: how much its threads stand back for those of other models.
         measure_memory: False where other work goes on in this process, which would be taken for the model's.
-        make_backlog: where admitted items are counted if other processes read that; else where only this one does.
 
     Raises:
         SetupError: it is not what it claims to be; nothing of it is left running.
     """
     manifest = folder.manifest
     digest, pipeline, sessions, items, footprint = await asyncio.to_thread(_prove, folder, nice, measure_memory)
-    shared = make_backlog(manifest)
     fallback = manifest.fallback
     engine = InlineEngine(
         model=manifest.name,
@@ -118,8 +112,6 @@ async def load(
         open_fallback=partial(open_fallback, folder, fallback, pipeline, nice=nice) if fallback else None,
         fallback=fallback.label if fallback else "",
         free=free_memory,
-        backlog=shared[0] if shared else None,
-        of_all=shared[1] if shared else None,
     )
     try:
         await engine.start()

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from isocenter.core.errors import BadManifest
+from isocenter.core.precision import Precision
 from isocenter.imaging.transforms.accepts import Accepts
 from isocenter.imaging.transforms.steps import Steps
 
@@ -21,23 +22,36 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+def _inside_the_folder(file: str) -> str:
+    path = Path(file)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"file {file!r} must lie inside the version's folder")
+    return file
+
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(min_length=1), AfterValidator(_inside_the_folder)]
+
+
 class RuntimePart(Part):
-    """Which framework runs which file, in which precision."""
+    """Which framework runs which file, in which precision; or which server, for `kind: triton`."""
 
     kind: str
-    file: str
+    file: FileName | None = None
     """Relative to the version's folder; it may not leave it."""
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    precision: Literal["fp32"] = "fp32"
+    sha256: Digest | None = None
+    url: str | None = None
+    """Where the model is served, `grpc://host:port` or `http://host:port`, for a runtime that is another server."""
+    precision: Precision = "fp32"
     options: dict[str, str | int | float | bool] = {}
 
-    @field_validator("file")
-    @classmethod
-    def _inside_the_folder(cls, file: str) -> str:
-        path = Path(file)
-        if path.is_absolute() or ".." in path.parts or not file:
-            raise ValueError(f"runtime.file {file!r} must lie inside the version's folder")
-        return file
+    @model_validator(mode="after")
+    def _a_file_or_a_server(self) -> Self:
+        if self.url is None and (self.file is None or self.sha256 is None):
+            raise ValueError("a runtime needs file and sha256, or url")
+        if self.url is not None and (self.file is not None or self.sha256 is not None):
+            raise ValueError("a runtime has file and sha256, or url, not both")
+        return self
 
 
 class FallbackPart(RuntimePart):
@@ -50,6 +64,40 @@ class FallbackPart(RuntimePart):
     def label(self) -> str:
         """How answers name it."""
         return f"{self.kind} {self.precision} on {self.device}"
+
+
+class MemberPart(Part):
+    """One more set of weights of an ensemble, in the runtime and precision of the first."""
+
+    file: FileName
+    sha256: Digest
+
+
+class EnsemblePart(Part):
+    """Several weights answer together: the mean of their outputs, before the activation or after it."""
+
+    members: Annotated[list[MemberPart], Field(min_length=1, max_length=15)]
+    """Those beside `runtime.file`, which is the first member."""
+    mean_of: Literal["outputs", "probabilities"] = "outputs"
+
+
+class AugmentationPart(Part):
+    """Test-time augmentation: the mean over mirrored inputs, each output mirrored back where it has the axes."""
+
+    flips: Annotated[list[Annotated[list[Annotated[int, Field(ge=0, le=2)]], Field(min_length=1)]], Field(min_length=1)]
+    """Spatial axes mirrored together, one list a pass, beside the input as it is: `[[0], [1], [0, 1]]`."""
+    mean_of: Literal["outputs", "probabilities"] = "outputs"
+
+
+class GatePart(Part):
+    """How far a precision may be from the reference. What was measured stands in `difference.json`."""
+
+    max_abs_dp: Annotated[float, Field(gt=0, le=1)] = 0.02
+    """Largest absolute difference of a probability."""
+    top1_agreement: Annotated[float, Field(ge=0, le=1)] = 0.99
+    """Share of items with the same most probable class."""
+    dice: Annotated[float, Field(ge=0, le=1)] = 0.99
+    """Smallest Dice of a label's mask against the reference's; of segmentation models."""
 
 
 class InputPart(Part):
@@ -138,6 +186,9 @@ class Manifest(Part):
     instances: InstancesPart = InstancesPart()
     slo: SloPart = SloPart()
     golden: GoldenPart = GoldenPart()
+    gate: GatePart = GatePart()
+    ensemble: EnsemblePart | None = None
+    augmentation: AugmentationPart | None = None
     fallback: FallbackPart | None = None
 
     @field_validator("name")

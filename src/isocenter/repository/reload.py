@@ -209,9 +209,9 @@ class Reloader:
 
 def _is_same(found: ModelFolder, served: ServedModel) -> bool:
     manifest = found.manifest
-    files = {found.weights: served.digest}
-    if manifest.fallback is not None:
-        files[found.path / manifest.fallback.file] = manifest.fallback.sha256
+    files = {found.weights: served.digest} if manifest.runtime.file else {}
+    if (fallback := manifest.fallback) is not None and fallback.file and fallback.sha256:
+        files[found.path / fallback.file] = fallback.sha256
     return manifest == served.manifest and all(
         file.is_file() and sha256_of(file) == digest for file, digest in files.items()
     )

@@ -70,6 +70,7 @@ def open_one(folder: ModelFolder, *, nice: int = 0) -> Session:
         precision=manifest.runtime.precision,
         device=manifest.instances.device,
         threads=session_threads(manifest),
+        url=manifest.runtime.url or "",
         options=dict(manifest.runtime.options),
     )
     session = _nicely(nice, lambda: open_runtime(manifest.runtime.kind).open(folder.weights, options))
@@ -94,9 +95,9 @@ def open_fallback(folder: ModelFolder, fallback: FallbackPart, pipeline: FastPip
     Raises:
         SetupError: it is missing, another file, or answers otherwise than the model.
     """
-    file = folder.path / fallback.file
+    file = folder.path / (fallback.file or "")
     found = integrity.sha256_of(file) if file.is_file() else "no file"
-    if found != fallback.sha256:
+    if fallback.sha256 is not None and found != fallback.sha256:
         raise DigestMismatch(
             f"{folder.manifest.name} {folder.manifest.version}: fallback {fallback.file} has sha256 {found[:12]}…, "
             f"the manifest names {fallback.sha256[:12]}…",
@@ -106,6 +107,7 @@ def open_fallback(folder: ModelFolder, fallback: FallbackPart, pipeline: FastPip
         precision=fallback.precision,
         device=fallback.device,
         threads=usable_cores() if fallback.threads == "auto" else fallback.threads,
+        url=fallback.url or "",
         options=dict(fallback.options),
     )
     session = _nicely(nice, lambda: open_runtime(fallback.kind).open(file, options))

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from isocenter.core.precision import Precision
 from isocenter.core.tensor import Tensors, TensorSpec
 
 
@@ -11,9 +12,11 @@ from isocenter.core.tensor import Tensors, TensorSpec
 class SessionOptions:
     """How one instance runs. Precision is always stated, never inherited from a framework's default."""
 
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     device: str = "cpu"
     threads: int = 1
+    url: str = ""
+    """Where the model is served, for a runtime that is another server; then the file is not read."""
     options: dict[str, str | int | float | bool] = field(default_factory=dict)
     """Named options of that runtime; an unknown name is an error."""
 

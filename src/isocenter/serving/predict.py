@@ -13,7 +13,8 @@ from isocenter.core.request import Request
 from isocenter.core.tensor import Array, FloatArray
 from isocenter.engine.protocol import Reservation
 from isocenter.imaging.array import from_array
-from isocenter.imaging.codecs.raster import decode, peek
+from isocenter.imaging.codecs.header import Header
+from isocenter.imaging.codecs.raster import decode, read_header
 from isocenter.imaging.image import Note
 from isocenter.imaging.limits import ImageLimits
 from isocenter.imaging.transforms import accepts
@@ -119,11 +120,12 @@ class Predict:
         served = self._repository.resolve(model, version)
         if deadline is None:
             deadline = _own_deadline(served, entered_s)
-        here = self._is_small(image)
+        header = self._glance(image)
+        here = self._is_small(image, header)
         place = served.engine.reserve(deadline, priority=priority, ready_in_s=self._pool.ready_in_s(here=here))
         try:
             tensor = served.manifest.input.tensor
-            prepared = await self._decoded(served, image, place, deadline, here=here)
+            prepared = await self._decoded(served, image, header, place, deadline, here=here)
             submitted_s = self._clock.now_s()
             request = Request(request_id, {tensor: prepared.tensor}, deadline, priority)
             result = await served.engine.infer(request, place)
@@ -172,25 +174,29 @@ class Predict:
             return "", 0
         return served.name, served.version
 
-    def _is_small(self, image: bytes | Array) -> bool:
-        """Whether a picture's decoding takes so little that it is done here, as its header says.
+    def _glance(self, image: bytes | Array) -> Header | None:
+        """The header of a file that may be small enough to be decoded here; None of anything else.
 
         Raises:
             BadInput: the header alone says that it cannot be answered.
         """
-        if not self._decode_here_max_pixels:
+        if not self._decode_here_max_pixels or not isinstance(image, bytes) or len(image) > _SMALL_BYTES:
+            return None
+        return read_header(image, limits=self._limits)
+
+    def _is_small(self, image: bytes | Array, header: Header | None) -> bool:
+        """Whether a picture's decoding takes so little that it is done here."""
+        if header is not None:
+            return header.source.width_px * header.source.height_px <= self._decode_here_max_pixels
+        if isinstance(image, bytes) or not self._decode_here_max_pixels:
             return False
-        if not isinstance(image, bytes):
-            return image.size <= self._decode_here_max_pixels
-        if len(image) > _SMALL_BYTES:
-            return False
-        source = peek(image, limits=self._limits)
-        return source.width_px * source.height_px <= self._decode_here_max_pixels
+        return image.size <= self._decode_here_max_pixels
 
     async def _decoded(
         self,
         served: ServedModel,
         image: bytes | Array,
+        header: Header | None,
         place: Reservation,
         deadline: Deadline,
         *,
@@ -198,18 +204,22 @@ class Predict:
     ) -> _Prepared:
         try:
             if here:  # whoever waits for his turn needs no room yet
-                return await self._pool.run(lambda: self._prepare(served, image, place.room), deadline, here=True)
+                return await self._pool.run(
+                    lambda: self._prepare(served, image, header, place.room), deadline, here=True
+                )
             room = place.room
-            return await self._pool.run(lambda: self._prepare(served, image, room), deadline)
+            return await self._pool.run(lambda: self._prepare(served, image, header, room), deadline)
         except Overloaded:
             self._observer.observe(Shed(served.name, served.version, "decode_full"))
             raise
 
-    def _prepare(self, served: ServedModel, image: bytes | Array, room: Mapping[str, Array] | None) -> _Prepared:
+    def _prepare(
+        self, served: ServedModel, image: bytes | Array, header: Header | None, room: Mapping[str, Array] | None
+    ) -> _Prepared:
         """Bytes to the tensor that the model takes."""
         started_s = self._clock.now_s()
         if isinstance(image, bytes):
-            raster = decode(image, limits=self._limits)
+            raster = decode(image, limits=self._limits, header=header)
         else:
             raster = from_array(image, limits=self._limits)
         noticed = accepts.check(served.manifest.input.accepts, raster)

@@ -103,7 +103,7 @@ def test_the_bare_model_is_taken_at_its_best() -> None:
 
 
 def looks(per_min_mb: float, files_per_min: float = 0.0) -> list[Look]:
-    return [Look(10.0 * n, 100 + per_min_mb * n / 6, int(20 + files_per_min * n / 6), 1) for n in range(60)]
+    return [Look(10.0 * n, 10.0, 100 + per_min_mb * n / 6, int(20 + files_per_min * n / 6), 1) for n in range(60)]
 
 
 @pytest.mark.parametrize(
@@ -134,8 +134,8 @@ def test_a_soak_counts_answers_that_should_not_be() -> None:
 
 
 def test_memory_that_grew_before_it_settled_is_not_growth() -> None:
-    early = [Look(at_s, 100 + at_s, 20, 1) for at_s in range(0, 120, 5)]
-    late = [Look(at_s, 220.0, 20, 1) for at_s in range(120, 600, 5)]
+    early = [Look(at_s, 10.0, 100 + at_s, 20, 1) for at_s in range(0, 120, 5)]
+    late = [Look(at_s, 10.0, 220.0, 20, 1) for at_s in range(120, 600, 5)]
 
     assert slope_per_min(late) == 0.0
     assert verdicts([good(0.03)], early + late, minutes_of([good(0.03)], [], 60.0))[0][2]

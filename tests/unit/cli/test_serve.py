@@ -2,13 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner, Result
 
 import isocenter.app
-import isocenter.repository.layout
 import isocenter.supervisor.supervise
 from isocenter.cli import main
 from isocenter.settings import Settings
@@ -19,14 +17,12 @@ RUN = CliRunner()
 def serve(monkeypatch: pytest.MonkeyPatch, *line: str, whole: bool = True, models: int = 1) -> tuple[Result, Settings]:
     seen: list[Settings] = []
 
-    async def instead(settings: Settings, *, announce: Callable[[str], None]) -> bool:
+    async def instead(settings: Settings, *, announce: Callable[[str, int], None]) -> bool:
         seen.append(settings)
-        announce("http://127.0.0.1:4321")
+        announce("http://127.0.0.1:4321", models)
         return whole
 
-    folders = [SimpleNamespace(manifest=SimpleNamespace(name=f"m{number // 2}")) for number in range(2 * models)]
     monkeypatch.setattr(isocenter.app, "serve", instead)
-    monkeypatch.setattr(isocenter.repository.layout, "scan", lambda _: folders)
     result = RUN.invoke(main.app, ["serve", *line])
     return result, seen[0]
 

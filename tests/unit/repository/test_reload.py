@@ -99,7 +99,7 @@ class House:
         finally:
             self.loading -= 1
         engine.open()
-        digest, pipeline = folder.manifest.runtime.sha256, FastPipeline(folder.manifest.transforms)
+        digest, pipeline = folder.manifest.runtime.sha256 or "", FastPipeline(folder.manifest.transforms)
         made = ServedModel(folder, digest, pipeline, engine, {}, None, engine)
         self.made.append(made)
         return made
