@@ -7,7 +7,7 @@ PORT   ?= 8000
 export OPENBLAS_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format bench bench-peers docs clean
+.PHONY: help demo serve test faults check format bench bench-peers docs clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ serve: $(VENV)/.core ## Serve models/ at PORT (8000)
 test: check ## Everything that must hold: checks, then fast tests, then slow ones
 	$(BIN)/python -m pytest -m "not slow" src tests/unit tests/contract tests/integration
 	$(BIN)/python -m pytest -m "slow and not gpu" tests
+
+faults: $(VENV)/.dev ## Break things on purpose; who was answered, told why not, lost: benchmarks/results/faults.md
+	$(BIN)/python -m pytest -m fault --fault-table benchmarks/results/faults.md tests
 
 check: $(VENV)/.dev ## Format, lint, types, import contracts, docs
 	$(BIN)/ruff format --check .

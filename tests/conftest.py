@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
+pytest_plugins = ["fault_table"]
+
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
 

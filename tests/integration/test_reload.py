@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from conftest import MODELS
+from fault_table import Fault
 from isocenter.core.clock import SystemClock
 from isocenter.core.errors import IsocenterError, ReloadRefused, UnknownModel
 from isocenter.core.events import RecordingObserver, Reloaded
@@ -155,15 +156,19 @@ async def test_an_emptied_folder_is_taken_for_a_mishap(models: Path) -> None:
             await h.reloader.reload("nobody")
 
 
-async def reload_under_load(models: Path, times: int) -> None:
+async def reload_under_load(models: Path, times: int) -> dict[str, int]:
+    """What became of those who asked meanwhile."""
     async with house(models) as h:
         expected = (await h.ask()).probabilities
         answered: Counter[int] = Counter()
         lost: list[IsocenterError] = []
+        asked = 0
         done = False
 
         async def caller() -> None:
+            nonlocal asked
             while not done:
+                asked += 1
                 try:
                     found = await h.ask()
                 except IsocenterError as error:
@@ -187,6 +192,7 @@ async def reload_under_load(models: Path, times: int) -> None:
         assert answered.total() > 10 * times
         assert set(answered) <= {1, 2}
         assert h.swaps >= times
+    return {"asked": asked, "answered": answered.total(), "told": len(lost)}
 
 
 @pytest.mark.may_block
@@ -195,6 +201,7 @@ async def test_reloads_under_load_lose_nobody(models: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.may_block
-async def test_fifty_reloads_under_load_lose_nobody(models: Path) -> None:
-    await reload_under_load(models, 50)
+async def test_fifty_reloads_under_load_lose_nobody(models: Path, fault: Fault) -> None:
+    fault("50 reloads under load", **await reload_under_load(models, 50))

@@ -7,7 +7,7 @@ from typing import Any
 
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
-from isocenter.core.errors import BadInput, DeadlineExceeded, Overloaded
+from isocenter.core.errors import BadInput, DeadlineExceeded
 from isocenter.core.events import Observer, Shed
 from isocenter.core.request import Request
 from isocenter.core.tensor import Array, FloatArray
@@ -20,7 +20,7 @@ from isocenter.imaging.limits import ImageLimits
 from isocenter.imaging.transforms import accepts
 from isocenter.repository.load import ServedModel
 from isocenter.repository.repository import Repository
-from isocenter.serving.cpu_pool import CpuPool
+from isocenter.serving.cpu_pool import CpuPool, PoolFull
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,7 @@ class Predict:
                 )
             room = place.room
             return await self._pool.run(lambda: self._prepare(served, image, header, room), deadline)
-        except Overloaded:
+        except PoolFull:
             self._observer.observe(Shed(served.name, served.version, "decode_full"))
             raise
 

@@ -3,11 +3,12 @@
 import asyncio
 import math
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
+from fault_table import Fault
 from isocenter.core.clock import ManualClock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import (
@@ -115,6 +116,13 @@ class Ward:
         for _ in range(20):
             await asyncio.sleep(0)
 
+    def count(self, found: Sequence[Result | IsocenterError]) -> dict[str, int]:
+        """Of callers who asked with 0.0, 1.0 … in turn: how many were answered, answered wrongly, told why not."""
+        results = [(n, each) for n, each in enumerate(found) if isinstance(each, Result)]
+        wrong = sum(not answered(each, n) for n, each in results)
+        told = sum(isinstance(each, IsocenterError) for each in found)
+        return {"asked": len(found), "answered": len(results) - wrong, "wrong": wrong, "told": told}
+
     def said(self) -> list[str]:
         return [event.what for event in self.observer.events if isinstance(event, InstanceChanged)]
 
@@ -157,17 +165,23 @@ async def test_bad_items_in_a_row_do_not_cost_a_healthy_instance_its_place() -> 
         assert w.opened == []
 
 
-async def test_an_instance_that_fails_its_examination_is_replaced_and_nobody_after_it_notices() -> None:
+@pytest.mark.fault
+async def test_an_instance_that_fails_its_examination_is_replaced_and_nobody_after_it_notices(fault: Fault) -> None:
     async with ward(instances=2) as w:
         w.patients[0].raises = w.patients[1].raises = True
+        found: list[Result | IsocenterError] = []
         while w.said().count("rebuilt") < 2:
-            await asyncio.gather(*(w.outcome(float(n)) for n in range(8)))
+            first = len(found)
+            found += await asyncio.gather(*(w.outcome(float(n)) for n in range(first, first + 8)))
         await w.until(lambda: w.engine.instances == 2 and w.engine.state is State.READY)
-        assert all([answered(await w.outcome(float(n)), n) for n in range(20, 30)])
+        after = [await w.outcome(float(n)) for n in range(len(found), len(found) + 10)]
+        assert all(isinstance(each, Result) for each in after)
         assert w.engine.instances == 2
+        fault("both sessions of a model raise", **w.count(found + after))
 
 
-async def test_a_run_that_hangs_is_given_up_told_and_replaced() -> None:
+@pytest.mark.fault
+async def test_a_run_that_hangs_is_given_up_told_and_replaced(fault: Fault) -> None:
     async with ward() as w:
         w.patients[0].hangs = True
         stuck = [w.ask(float(n)) for n in range(4)]
@@ -177,7 +191,9 @@ async def test_a_run_that_hangs_is_given_up_told_and_replaced() -> None:
         for task in stuck:
             assert isinstance(await _error(task), RunHung)
         await w.until(lambda: "rebuilt" in w.said())
-        assert answered(await w.outcome(5.0), 5.0)
+        after = await w.outcome(4.0)
+        assert isinstance(after, Result)
+        fault("a session hangs", **w.count([*(_outcome(task) for task in stuck), after]))
         assert not w.patients[0].closed
         w.patients[0].woken.set()
         await w.until(lambda: w.patients[0].closed)
@@ -197,15 +213,17 @@ async def test_a_run_that_comes_back_after_it_was_given_up_answers_nobody_twice(
         assert w.engine.instances == 1
 
 
-async def test_a_clock_that_jumps_costs_no_instance() -> None:
+@pytest.mark.fault
+async def test_a_clock_that_jumps_costs_no_instance(fault: Fault) -> None:
     async with ward() as w:
         w.patients[0].hangs = True
-        running = w.ask(1.0)
+        running = [w.ask(float(n)) for n in range(8)]
         await w.turn(3600.0)  # the machine slept for an hour
         w.patients[0].hangs = False
         w.patients[0].woken.set()
-        assert answered(await running, 1.0)
+        found = list(await asyncio.gather(*running))
         assert w.said() == []
+        fault("the clock jumps by an hour while a batch runs", **w.count(found))
 
 
 async def test_who_waits_behind_a_hung_run_is_answered_by_the_next_instance() -> None:
@@ -237,29 +255,32 @@ async def test_with_no_instance_left_the_engine_is_not_ready_and_ready_again_whe
         assert answered(await w.outcome(9.0), 9.0)
 
 
-async def test_the_fallback_answers_labelled_until_the_models_own_runtime_is_back() -> None:
+@pytest.mark.fault
+async def test_the_fallback_answers_labelled_until_the_models_own_runtime_is_back(fault: Fault) -> None:
     async with ward() as w:
         w.next_patient = _unwell
         w.patients[0].raises = True
-        for n in range(SICK_AFTER):
-            assert isinstance(await w.outcome(float(n)), RuntimeFault)
+        found_all = [await w.outcome(float(n)) for n in range(SICK_AFTER)]
+        assert all(isinstance(each, RuntimeFault) for each in found_all)
         await w.until(lambda: "fallback" in w.said())
-        found = await w.ask(8.0)
-        assert answered(found, 8.0)
+        found = await w.ask(float(SICK_AFTER))
+        found_all.append(found)
         assert found.fallback == "fp32 on cpu"
         w.next_patient = Patient
         await w.turn(REOPEN_FIRST_S)
         await w.until(lambda: "retired" in w.said())
-        found = await w.ask(9.0)
-        assert (answered(found, 9.0), found.fallback) == (True, "")
+        found = await w.ask(float(SICK_AFTER + 1))
+        assert found.fallback == ""
+        fault("a model's only session breaks for good, a fallback is declared", **w.count([*found_all, found]))
         assert w.states()[-3:] == ["ready", "recovering", "ready"]
 
 
-async def test_a_batch_without_memory_is_run_in_halves_and_batches_stay_smaller_for_a_while() -> None:
+@pytest.mark.fault
+async def test_a_batch_without_memory_is_run_in_halves_and_batches_stay_smaller_for_a_while(fault: Fault) -> None:
     async with ward() as w:
         w.patients[0].no_memory_above = 2
         found = await asyncio.gather(*(w.ask(float(n)) for n in range(8)))
-        assert all(answered(result, n) for n, result in enumerate(found))
+        fault("a session has no memory for its batch", **w.count(list(found)))
         assert w.freed >= 1
         del w.patients[0].runs[:]
         await asyncio.gather(*(w.ask(float(n)) for n in range(8)))
@@ -280,14 +301,20 @@ async def test_an_item_that_finds_no_memory_even_alone_fails_by_name() -> None:
         assert answered(await w.outcome(2.0), 2.0)
 
 
-async def test_nan_is_never_an_answer() -> None:
+@pytest.mark.fault
+async def test_nan_is_never_an_answer(fault: Fault) -> None:
     async with ward() as w:
         w.patients[0].nan = True
-        assert isinstance(await w.outcome(1.0), NumericFailure)
+        found = await asyncio.gather(*(w.outcome(float(n)) for n in range(100)))
+        assert {type(each) for each in found} <= {NumericFailure, Overloaded, NotReady}
+        assert isinstance(found[0], NumericFailure)
+        fault("a session gives NaN", **w.count(found))
 
 
-async def test_ten_thousand_leavers_leave_nothing_behind() -> None:
+@pytest.mark.fault
+async def test_ten_thousand_leavers_leave_nothing_behind(fault: Fault) -> None:
     async with ward() as w:
+        left = 0
         for _ in range(100):
             callers = [w.ask(float(n % 50)) for n in range(100)]
             for n, caller in enumerate(callers):
@@ -295,6 +322,8 @@ async def test_ten_thousand_leavers_leave_nothing_behind() -> None:
                     await asyncio.sleep(0)
                 caller.cancel()
             await asyncio.wait(callers)
+            left += sum(caller.cancelled() for caller in callers)
+        fault("callers leave, inside the engine", asked=10_000, answered=10_000 - left, left=left)
         await w.until(lambda: w.engine._scheduler.empty)
         assert (w.engine.queued, w.engine.backlog.total, w.engine._scheduler.in_flight) == (0, 0, 0)
         assert answered(await w.outcome(3.0), 3.0)
@@ -356,6 +385,12 @@ def _unwell() -> Patient:
     patient = Patient()
     patient.raises = True
     return patient
+
+
+def _outcome(task: asyncio.Task[Result]) -> Result | IsocenterError:
+    error = task.exception()
+    assert error is None or isinstance(error, IsocenterError)
+    return task.result() if error is None else error
 
 
 async def _error(task: asyncio.Task[Result]) -> BaseException | None:
