@@ -95,8 +95,12 @@ def refuse_non_finite(pixels: Array) -> None:
 
 def refuse_constant(pixels: Array) -> None:
     """Raise EmptyInput if every pixel equals the first one."""
+    middle, channels = pixels[len(pixels) // 2].reshape(-1), pixels[0, 0].size
+    # Neighbours in one row nearly always say it, at a hundredth of the cost of looking everywhere.
+    if (middle[channels:] != middle[:-channels]).any():
+        return
     first = pixels[0, 0]
-    if (pixels[:: max(1, len(pixels) // 8)] != first).any() or (pixels != first).any():
+    if (pixels != first).any():
         return
     values = [float(value) for value in np.atleast_1d(first)]
     shown = values[0] if len(values) == 1 else values

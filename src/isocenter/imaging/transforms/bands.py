@@ -99,7 +99,7 @@ def horizontal(rows: FloatArray, bands: Bands, channels: int, scratch: Scratch) 
         wanted = bands.sources[first : first + at_once]
         chunk = scratch.take("chunk", len(wanted), reach, channels * height)
         # mode="clip" writes straight into `out`; every index is inside anyway.
-        np.take(columns, wanted, axis=0, out=chunk, mode="clip")
+        columns.take(wanted, axis=0, out=chunk, mode="clip")
         _multiply(bands, first, chunk, out[first * per_block :])
     return out[: bands.length]
 

@@ -1,5 +1,6 @@
 """Working memory that a thread keeps between images: fresh pages cost more than the arithmetic done in them."""
 
+import math
 import threading
 
 import numpy as np
@@ -21,7 +22,7 @@ class Scratch(threading.local):
         >>> Scratch().take("rows", 2, 3).shape
         (2, 3)
         """
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         if size > _KEPT_FLOATS:
             return np.empty(shape, np.float32)
         buffer = self._buffers.get(name)
