@@ -7,10 +7,10 @@ PORT   ?= 8000
 export OPENBLAS_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test faults check format bench bench-peers docs clean
+.PHONY: help demo serve test test-real faults check format bench bench-peers bench-runtimes docs clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.core ## Install, serve, classify phantom slices, show the result
 	@$(BIN)/python examples/demo.py
@@ -24,6 +24,11 @@ test: check ## Everything that must hold: checks, then fast tests, then slow one
 
 faults: $(VENV)/.dev ## Break things on purpose; who was answered, told why not, lost: benchmarks/results/faults.md
 	$(BIN)/python -m pytest -m fault --fault-table benchmarks/results/faults.md tests
+
+test-real: $(VENV)/.dev ## Against real third-party servers, which scripts in tests/real install; on a network of its own
+	tests/real/install_tritonserver.sh
+	unshare --net $$([ "$$(id -u)" = 0 ] || echo --map-root-user) sh -c 'ip link set lo up && exec "$$@"' sh \
+		$(BIN)/python -m pytest -m real tests/real
 
 check: $(VENV)/.dev ## Format, lint, types, import contracts, docs
 	$(BIN)/ruff format --check .
@@ -41,6 +46,9 @@ bench: $(VENV)/.dev ## Measure the server against the bare model, plain FastAPI 
 
 bench-peers: $(VENV)/.dev ## Measure the server among its peers; needs the peer benchmark kit (PEERBENCH), takes two hours
 	$(BIN)/python benchmarks/peers.py $(BENCH)
+
+bench-runtimes: $(VENV)/.dev ## Measure 5 networks in every runtime and precision; needs the extras torch and openvino
+	$(BIN)/python benchmarks/runtimes.py $(BENCH)
 
 docs: $(VENV)/.dev ## Build the manual and serve it at http://127.0.0.1:8001
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8001

@@ -34,16 +34,22 @@ PYTHON: Final[dict[str, tuple[str, ...]]] = {
     "core": ("clock", "deadline", "errors", "events", "precision", "reply", "request", "tensor"),
     "imaging": (
         "image", "array", "limits", "codecs.raster", "transforms.steps", "transforms.accepts", "transforms.resample",
-        "transforms.reference", "transforms.fast", "phantoms",
+        "transforms.reference", "transforms.fast", "geometry", "volume", "transforms.arrays.steps",
+        "transforms.arrays.pipeline", "transforms.arrays.grid", "transforms.arrays.axes",
+        "transforms.arrays.intensity", "sliding.plan", "sliding.weights", "sliding.merge", "postprocess.activation",
+        "phantoms",
     ),
-    "runtimes": ("base", "registry"),
+    "runtimes": ("base", "registry", "devices", "proof", "beside", "onnxruntime", "openvino", "torch"),
     "measure": ("percentiles", "histogram", "recent", "tally"),
     "engine": (
         "protocol", "engine", "batch_policy", "cost", "admission", "backlog", "doorkeeper", "queue", "scheduler",
         "instance", "instance_group", "warm_up", "memory", "lifecycle", "simulator",
     ),
-    "repository": ("manifest", "layout", "integrity", "sessions", "footprint", "load", "reload", "repository"),
-    "serving": ("predict", "cpu_pool", "health", "stats", "given", "memory_watch", "budget"),
+    "repository": (
+        "manifest", "layout", "golden", "integrity", "accuracy", "comparison", "composite", "sessions", "footprint",
+        "load", "reload", "repository",
+    ),
+    "serving": ("predict", "segment", "cpu_pool", "health", "stats", "given", "memory_watch", "budget"),
 }  # fmt: skip
 """The packages that the Python reference shows, with their modules."""
 

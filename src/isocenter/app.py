@@ -41,6 +41,7 @@ from isocenter.serving.health import Door, HealthCheck
 from isocenter.serving.memory_watch import MemoryWatch, Watched
 from isocenter.serving.predict import Predict
 from isocenter.serving.reloading import LocalReload, Reloading
+from isocenter.serving.segment import Segment
 from isocenter.serving.stats import LocalStats, StatsSource
 from isocenter.settings import Settings
 from isocenter.telemetry.gauges import engine_gauges, front_gauges
@@ -80,6 +81,7 @@ class Front:
 
     http: ASGIApp
     predict: Predict
+    segment: Segment
     health: HealthCheck
     door: Door
     pool: CpuPool
@@ -93,6 +95,7 @@ class Composition:
     http: ASGIApp
     repository: Repository
     predict: Predict
+    segment: Segment
     health: HealthCheck
     door: Door
     metrics: Metrics
@@ -149,6 +152,7 @@ async def open_service(
             front.http,
             room.repository,
             front.predict,
+            front.segment,
             front.health,
             door,
             room.metrics,
@@ -260,7 +264,8 @@ async def open_front(
             bodies=bodies,
             max_connections=max(1, settings.http.max_connections // share),
         )
-        yield Front(http, predict, health, door, pool, bodies)
+        segment = Segment(repository, pool, clock=clock, observer=observer)
+        yield Front(http, predict, segment, health, door, pool, bodies)
 
 
 def _decoding(settings: Settings) -> tuple[int, int]:

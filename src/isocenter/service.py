@@ -22,9 +22,11 @@ from isocenter.core.errors import (
     without_frames,
 )
 from isocenter.core.events import Answered
+from isocenter.imaging.volume import Volume
 from isocenter.serving.given import Image, bytes_or_pixels
 from isocenter.serving.loop_thread import LoopThread
 from isocenter.serving.predict import Prediction
+from isocenter.serving.segment import Segmentation
 from isocenter.serving.stats import ModelStats
 from isocenter.settings import load_settings
 
@@ -60,6 +62,16 @@ class Asked(TypedDict, total=False):
     threshold: float | None
     timeout: float | None
     priority: int
+
+
+class AskedOfVolume(TypedDict, total=False):
+    """What may be said beside the volume; see `Service.segment`."""
+
+    model: str | None
+    version: int | None
+    timeout: float | None
+    priority: int
+    probabilities: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +220,54 @@ class Service:
             raise group.exceptions[0] from None
         return [answers[index] for index in sorted(answers)]
 
+    async def segment(
+        self,
+        volume: Volume,
+        *,
+        model: str | None = None,
+        version: int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - a deadline for the whole service, not for this coroutine
+        priority: int = 0,
+        probabilities: bool = False,
+    ) -> Segmentation:
+        """Segment one volume or picture: a mask on its own grid, and the probabilities there if they are asked for.
+
+        Cancelling the call abandons it. The arguments are those of `infer`; the voxels are left alone until the answer
+        is there. Windows of large volumes take turns with everything else.
+
+        Raises:
+            BadInput: the volume or the name of the model cannot be answered.
+            Refused: not now, or not in the time that is given.
+            DeadlineExceeded: too late.
+            ModelFault: the model failed.
+        """
+        here = self._opened()
+        started_s = here.clock.now_s()
+        if not here.door.is_open:
+            raise Draining("the service is closed")
+        here.door.enter()
+        try:
+            found = await here.segment(
+                volume,
+                request_id=uuid.uuid4().hex,
+                model=model,
+                version=version,
+                deadline=_deadline(timeout, started_s),
+                priority=priority,
+                probabilities=probabilities,
+            )
+        except IsocenterError as error:
+            self._count(here, model, version, error.code, started_s, use_case="segment")
+            raise
+        except asyncio.CancelledError:
+            self._count(here, model, version, Abandoned.code, started_s, use_case="segment")
+            raise
+        finally:
+            here.door.leave()
+        total_s = here.clock.now_s() - started_s
+        here.observer.observe(Answered("segment", found.model, found.version, "ok", total_s, found.stages_s))
+        return found
+
     async def get_metrics(self) -> dict[str, dict[str, Any]]:
         """How each model did in the last minute, by name: `stats` of the version that answers, as plain data."""
         names = dict.fromkeys(each.name for each in self._opened().repository)
@@ -243,9 +303,17 @@ class Service:
         return self._here
 
     @staticmethod
-    def _count(here: Composition, model: str | None, version: int | None, code: str, started_s: float) -> None:
+    def _count(
+        here: Composition,
+        model: str | None,
+        version: int | None,
+        code: str,
+        started_s: float,
+        *,
+        use_case: str = "predict",
+    ) -> None:
         meant = here.predict.meant_by(model, version)
-        here.observer.observe(Answered("predict", *meant, code, here.clock.now_s() - started_s, {}))
+        here.observer.observe(Answered(use_case, *meant, code, here.clock.now_s() - started_s, {}))
 
 
 class SyncService:
@@ -288,6 +356,10 @@ class SyncService:
     ) -> list[Answer | IsocenterError]:
         """Answer every image, an error in the place of what cannot be answered; see `Service.infer_many`."""
         return self._thread.call(self._service.infer_many(images, at_once=at_once, **asked))
+
+    def segment(self, volume: Volume, **asked: Unpack[AskedOfVolume]) -> Segmentation:
+        """Segment one volume or picture; see `Service.segment`."""
+        return self._thread.call(self._service.segment(volume, **asked))
 
     def get_metrics(self) -> dict[str, dict[str, Any]]:
         """How each model did in the last minute; see `Service.get_metrics`."""

@@ -180,8 +180,11 @@ class Reader:
             case "text":
                 pass
             case "yaml":
-                base = next(MODELS.glob("*/*/model.yaml")).read_text(encoding="utf-8")
-                Manifest.model_validate(yaml.safe_load(base) | yaml.safe_load(block.text))
+                base = yaml.safe_load(next(MODELS.glob("*/*/model.yaml")).read_text(encoding="utf-8"))
+                said = yaml.safe_load(block.text)
+                if said.get("task", base["task"]) != base["task"]:
+                    del base["transforms"]
+                Manifest.model_validate(base | said)
             case "python":
                 done = run([sys.executable, "-c", block.text], self._folder, {})
                 assert done.returncode == 0, done.stderr

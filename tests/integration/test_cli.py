@@ -116,8 +116,10 @@ def test_check_proves_the_model_that_is_shipped() -> None:
     assert [(proof["name"], proof["ok"]) for proof in found["proofs"]] == [
         ("manifest", True),
         ("digest", True),
+        ("difference", True),
         ("tensors", True),
         ("golden", True),
+        ("precision", True),
         ("preprocessing", True),
         ("batch invariance", True),
         ("warm-up", True),

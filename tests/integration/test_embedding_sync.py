@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -17,6 +18,8 @@ from conftest import MODELS, ROOT
 from isocenter import Answer, SyncService
 from isocenter.core.errors import BadManifest, Draining, UnknownModel
 from isocenter.imaging.phantoms import brain_slice
+from isocenter.imaging.volume import Volume
+from segmenters import write_segmenter
 
 MODEL = "brain-mri-classifier"
 PIXELS = brain_slice(3_000_000, label="Glioma").pixels
@@ -139,3 +142,14 @@ def test_the_example_prints_its_table() -> None:
     assert len(lines) == 11
     assert [line.split()[:2] for line in lines[-2:]] == [["-", "refused:"], [f"{MODEL}:", "p50"]]
     assert "(n=8)" in lines[-1]
+
+
+def test_a_volume_is_segmented_too(tmp_path: Path) -> None:
+    write_segmenter(tmp_path)
+    voxels = np.random.default_rng(5).standard_normal((1, 9, 12, 10)).astype(np.float32)
+
+    with SyncService(tmp_path) as service:
+        answer = service.segment(Volume.of(voxels, spacing_mm=(1, 1, 2)), probabilities=True)
+
+    assert np.array_equal(answer.mask, voxels[0] > 0)
+    assert answer.probabilities is not None

@@ -22,11 +22,11 @@ def check(
 ) -> None:
     """Prove that a model is what it claims to be.
 
-    The same proofs as `serve` demands before it takes requests, each on its own: manifest, digest, tensors, golden
-    answers, preprocessing against its reference, answers that do not depend on the batch; and what each batch size
-    costs here. The exit code is 1 if a proof fails.
+    The same proofs as `serve` demands before it takes requests, each on its own: manifest, digest, difference from
+    fp32, tensors, golden answers, preprocessing against its reference, answers that do not depend on the batch; and
+    what each batch size costs here. The exit code is 1 if a proof fails.
     """
-    folder, name, number = _which(model, models, version)
+    folder, name, number = which_model(model, models, version)
     from isocenter.app import tune_process
     from isocenter.cli import console
     from isocenter.cli.proofs import prove
@@ -45,7 +45,7 @@ def check(
         raise typer.Exit(Exit.NOT_ALL)
 
 
-def _which(model: str, models: Path | None, version: int | None) -> tuple[Path, str, int | None]:
+def which_model(model: str, models: Path | None, version: int | None) -> tuple[Path, str, int | None]:
     """Repository, name and version that are meant."""
     path = Path(model)
     if not path.is_dir() or (len(path.parts) == 1 and not (path / "model.yaml").exists()):

@@ -21,7 +21,7 @@ STAND_INS: Final[Mapping[str, tuple[str, ...]]] = {
 """Packages that bring the same modules under another name."""
 FASTER: Final = {"uvloop": "the standard event loop serves instead", "httptools": "h11 parses HTTP instead"}
 EXTRAS: Final[Mapping[str, str]] = {
-    "torch": "torch", "onnx": "torch", "openvino": "openvino", "tritonclient": "triton",
+    "torch": "torch", "onnx": "torch", "openvino": "openvino", "grpcio": "triton",
     "pydicom": "dicom", "nibabel": "dicom", "highdicom": "dicom",
 }  # fmt: skip
 """Optional packages, and the extra of Isocenter that brings each."""

@@ -13,7 +13,22 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from isocenter.cli import check, doctor, models, phantoms, plan, predict, serve, simulate, version
+from isocenter.cli import (
+    check,
+    difference,
+    doctor,
+    export,
+    import_,
+    inspect,
+    models,
+    phantoms,
+    plan,
+    predict,
+    quantize,
+    serve,
+    simulate,
+    version,
+)
 from isocenter.cli.errors import Exit, explain
 
 # A command's own imports happen inside it: `isocenter --help` must not wait for a web server and a model runtime.
@@ -80,6 +95,11 @@ def _options(
 app.command("serve")(serve.serve)
 app.command("predict")(predict.predict)
 app.command("check")(check.check)
+app.command("difference")(difference.difference)
+app.command("quantize")(quantize.quantize)
+app.command("export")(export.export)
+app.command("import")(import_.import_)
+app.command("inspect")(inspect.inspect)
 app.command("models")(models.models)
 app.command("plan")(plan.plan)
 app.command("simulate")(simulate.simulate)

@@ -6,12 +6,12 @@ from pathlib import Path
 from isocenter.cli.errors import Hopeless
 from isocenter.core.errors import UnknownModel
 from isocenter.engine.memory import Footprint, ModelCost
-from isocenter.imaging.transforms.fast import FastPipeline
 from isocenter.measure.memory import ProcessMemory, free_memory, memory_left
 from isocenter.repository import integrity
 from isocenter.repository.footprint import Measuring, meter_for
+from isocenter.repository.golden import pipeline_of
 from isocenter.repository.layout import ModelFolder, scan
-from isocenter.repository.load import warm_up_sizes
+from isocenter.repository.load import typical_item, warm_up_sizes
 from isocenter.repository.sessions import open_sessions
 
 
@@ -76,10 +76,11 @@ def _cost(folder: ModelFolder, tell: Callable[[str], None]) -> ModelCost:
 def _footprint(folder: ModelFolder) -> Footprint | None:
     manifest = folder.manifest
     measuring = Measuring(meter_for(manifest.instances.device))
-    item = integrity.golden_items(integrity.golden_cases(folder)[:1], FastPipeline(manifest.transforms))[0]
+    cases, pipeline = integrity.golden_cases(folder)[:1], pipeline_of(manifest)
     sessions = measuring.open(lambda: open_sessions(folder))
     try:
-        return measuring.run(sessions[0], {manifest.input.tensor: item}, warm_up_sizes(manifest))
+        item = typical_item(manifest, integrity.golden_items(cases, pipeline, sessions[0]))
+        return measuring.run(sessions[0], item, warm_up_sizes(manifest))
     finally:
         for session in sessions:
             session.close()

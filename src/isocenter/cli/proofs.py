@@ -9,16 +9,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from isocenter.core.errors import BadInput, GoldenMismatch, IsocenterError, SetupError, UnknownModel
-from isocenter.core.tensor import FloatArray, TensorSpec
+from isocenter.core.errors import BadInput, GoldenMismatch, IsocenterError, UnknownModel
+from isocenter.core.tensor import Tensors, TensorSpec
 from isocenter.imaging.codecs.raster import decode
 from isocenter.imaging.image import RasterImage, SourceInfo
 from isocenter.imaging.limits import ImageLimits
 from isocenter.imaging.transforms import reference
 from isocenter.imaging.transforms.fast import FastPipeline
-from isocenter.repository import integrity
+from isocenter.repository import accuracy, integrity
+from isocenter.repository.golden import pipeline_of
 from isocenter.repository.layout import ModelFolder
-from isocenter.repository.load import open_sessions
+from isocenter.repository.load import open_sessions, typical_item
 from isocenter.repository.manifest import Manifest
 from isocenter.runtimes.base import Session
 
@@ -59,8 +60,10 @@ def prove(find: Callable[[], ModelFolder], *, now_s: Callable[[], float] = time.
     steps: tuple[tuple[str, Callable[[], Said]], ...] = (
         ("manifest", work.manifest_),
         ("digest", work.digest),
+        ("difference", work.difference),
         ("tensors", work.tensors),
         ("golden", work.golden),
+        ("precision", work.precision),
         ("preprocessing", work.preprocessing),
         ("batch invariance", work.batch_invariance),
         ("warm-up", work.warm_up),
@@ -95,7 +98,7 @@ class _Work:
         self._folder: ModelFolder | None = None
         self._sessions: list[Session] = []
         self._cases: list[integrity.GoldenCase] = []
-        self._items: list[FloatArray] = []
+        self._items: list[Tensors] = []
 
     def close(self) -> None:
         for session in self._sessions:
@@ -112,8 +115,21 @@ class _Work:
 
     def digest(self) -> Said:
         found = integrity.check_digest(self._there)
+        if not found:
+            return f"the weights are those of {self._manifest.runtime.url}", {"url": self._manifest.runtime.url}
         size = self._there.weights.stat().st_size
         return f"sha256 {found[:12]}…, {size / 1e6:.1f} MB", {"sha256": found, "bytes": size}
+
+    def difference(self) -> Said:
+        manifest = self._manifest
+        found = accuracy.check_difference(self._there)
+        spare = accuracy.check_fallback_difference(self._there)
+        if found is None and spare is None:
+            return f"{manifest.runtime.precision}, which is the reference", {"precision": manifest.runtime.precision}
+        measured = {"": found, "fallback ": spare}
+        said = [f"{which}{accuracy.in_words(each)}" for which, each in measured.items() if each is not None]
+        details = {"difference": found, "fallback_difference": spare}
+        return "; ".join(said), {name: each.model_dump(mode="json") for name, each in details.items() if each}
 
     def tensors(self) -> Said:
         self._sessions = open_sessions(self._there)
@@ -126,26 +142,29 @@ class _Work:
     def golden(self) -> Said:
         manifest = self._manifest
         self._cases = integrity.golden_cases(self._there)
-        items = integrity.golden_items(self._cases, FastPipeline(manifest.transforms))
-        taken, _ = self._tensors()
-        if not taken.describes(items[0]):
-            raise SetupError(f"the transforms give {list(items[0].shape)}, the model takes {list(taken.shape)}")
+        items = integrity.golden_items(self._cases, pipeline_of(manifest), self._open[0])
         self._items = items
         found = [integrity.check_golden(manifest, session, self._cases, items) for session in self._sessions]
         worst = max(found, key=lambda each: each.worst)
-        rule = manifest.golden
         return (
             f"{len(items)} cases, worst |diff| {worst.worst:.2g}, {worst.misses} of {worst.values} values outside "
-            f"{rule.absolute:g} + {rule.relative:g}|ref|",
+            f"{integrity.tolerance_in_words(manifest)}",
             {"cases": len(items), "worst": worst.worst, "misses": worst.misses, "values": worst.values},
         )
+
+    def precision(self) -> Said:
+        # After a first run: some sessions can only be watched while they compute.
+        said = list(dict.fromkeys(session.proof for session in self._open))
+        return "; ".join(said), {"stated": self._manifest.runtime.precision, "seen": said}
 
     def preprocessing(self) -> Said:
         if not self._cases:
             raise _Missing("needs golden inputs")
         steps = self._manifest.transforms
+        if not steps:
+            return f"{len(self._manifest.steps)} steps on arrays, which have one implementation", {"cases": 0}
         fast = FastPipeline(steps)
-        images = [decode(case.image, limits=ImageLimits()) for case in self._cases]
+        images = [decode(case.image, limits=ImageLimits()) for case in self._cases if case.image]
         pairs = [(fast(image).tensor, reference.preprocess(image, steps).tensor) for image in images]
         for image in odd_images():
             with contextlib.suppress(BadInput):  # a model need not take colour, or more than 8 bits
@@ -175,16 +194,16 @@ class _Work:
         )
 
     def warm_up(self) -> Said:
-        item = self._items[0] if self._items else self._noise()
+        item = typical_item(self._manifest, self._items) if self._items else self._noise()
         service_s = {size: self._median_s(item, size) for size in timed_sizes(self._manifest)}
         return batching_in_words(service_s), {
             "service_ms": {str(size): round(seconds * 1e3, 3) for size, seconds in service_s.items()},
             "items_per_s": {str(size): round(size / seconds, 1) for size, seconds in service_s.items()},
         }
 
-    def _median_s(self, item: FloatArray, size: int) -> float:
+    def _median_s(self, item: Tensors, size: int) -> float:
         session = self._open[0]
-        batch = {self._manifest.input.tensor: np.stack([item] * size)}
+        batch = {name: np.stack([array] * size) for name, array in item.items()}
         session.run(batch)
         taken: list[float] = []
         while len(taken) < _FEWEST_RUNS or (len(taken) < _MOST_RUNS and sum(taken) < _ENOUGH_S):
@@ -193,11 +212,12 @@ class _Work:
             taken.append(self._now_s() - started_s)
         return statistics.median(taken)
 
-    def _noise(self) -> FloatArray:
-        taken, _ = self._tensors()
-        if -1 in taken.shape:
+    def _noise(self) -> Tensors:
+        inputs = self._open[0].inputs
+        if any(-1 in spec.shape for spec in inputs):
             raise _Missing("needs a golden input, as the model leaves its shape open")
-        return np.random.default_rng(0).standard_normal(taken.shape, dtype=np.float32)
+        rng = np.random.default_rng(0)
+        return {spec.name: rng.standard_normal(spec.shape).astype(spec.dtype) for spec in inputs}
 
     def _tensors(self) -> tuple[TensorSpec, TensorSpec]:
         return integrity.check_tensors(self._manifest, self._open[0])

@@ -17,6 +17,7 @@ It carries no HTTP status: that is decided at the edge (`isocenter.api.http.prob
     │   ├── NonFinitePixels     non_finite_pixels
     │   ├── MissingWindow       missing_window
     │   ├── InputNotAccepted    input_not_accepted
+    │   ├── WrongTask           wrong_task
     │   └── UnknownModel        unknown_model
     │       └── UnknownVersion  unknown_version
     ├── Refused                 right request, wrong moment: try again
@@ -28,7 +29,8 @@ It carries no HTTP status: that is decided at the edge (`isocenter.api.http.prob
     ├── Abandoned               abandoned
     ├── ModelFault              the model or its runtime failed
     │   ├── RuntimeFault        runtime_fault
-    │   │   └── OutOfMemory     out_of_memory
+    │   │   ├── OutOfMemory     out_of_memory
+    │   │   └── RuntimeLost     runtime_lost
     │   ├── RunHung             run_hung
     │   └── NumericFailure      numeric_failure
     └── SetupError              found at start-up or by `isocenter check`
@@ -36,7 +38,10 @@ It carries no HTTP status: that is decided at the edge (`isocenter.api.http.prob
         ├── DigestMismatch      digest_mismatch
         ├── GoldenMismatch      golden_mismatch
         ├── BatchVariance       batch_variance
+        ├── Unmeasured          unmeasured_precision
+        ├── GateMissed          gate_missed
         ├── ReloadRefused       reload_refused
+        ├── ImportRefused       import_refused
         ├── MissingExtra        missing_extra
         └── BadSettings         bad_settings
 """
@@ -161,6 +166,12 @@ class InputNotAccepted(BadInput):
     code = "input_not_accepted"
 
 
+class WrongTask(BadInput):
+    """The model answers another kind of question than the one that was asked."""
+
+    code = "wrong_task"
+
+
 class UnknownModel(BadInput):
     """No such model here."""
 
@@ -233,6 +244,12 @@ class OutOfMemory(RuntimeFault):
     code = "out_of_memory"
 
 
+class RuntimeLost(RuntimeFault):
+    """What the model runs in is gone, as a server that stopped: no item is at fault, and no session of it works."""
+
+    code = "runtime_lost"
+
+
 class RunHung(ModelFault):
     """The run took so much longer than any before that its instance was given up."""
 
@@ -275,10 +292,28 @@ class BatchVariance(SetupError):
     code = "batch_variance"
 
 
+class Unmeasured(SetupError):
+    """A precision other than fp32, and no measurement of its difference that belongs to these weights."""
+
+    code = "unmeasured_precision"
+
+
+class GateMissed(SetupError):
+    """The measured difference from fp32 is larger than the manifest's gate allows."""
+
+    code = "gate_missed"
+
+
 class ReloadRefused(SetupError):
     """A version in the folder is not what it claims to be; what was served before still is."""
 
     code = "reload_refused"
+
+
+class ImportRefused(SetupError):
+    """What is to be imported is unsafe, not understood, or does not say what a model must say; nothing was written."""
+
+    code = "import_refused"
 
 
 class MissingExtra(SetupError):

@@ -78,8 +78,9 @@ class BatchFailed:
 class InstanceChanged:
     """An instance left its group or came into it.
 
-    `what` is a fixed word: suspected (it failed and is examined), recovered (it passed), hung, broken, rebuilt,
-    not_rebuilt, fallback (another runtime answers now) or retired (that one is no longer needed).
+    `what` is a fixed word: suspected (it failed and is examined), recovered (it passed), hung, broken, lost (what it
+    runs in is gone), rebuilt, not_rebuilt, fallback (another runtime answers now) or retired (that one is no longer
+    needed).
     """
 
     model: str

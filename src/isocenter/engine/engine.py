@@ -8,7 +8,7 @@ from typing import Self
 
 from isocenter.core.clock import Clock, Timer
 from isocenter.core.deadline import Deadline
-from isocenter.core.errors import Draining, IsocenterError, RuntimeFault
+from isocenter.core.errors import Draining, IsocenterError, RuntimeFault, RuntimeLost
 from isocenter.core.events import Observer
 from isocenter.core.reply import Reply
 from isocenter.core.request import Request, Result
@@ -55,11 +55,16 @@ class InlineEngine:
         open_session: OpenSession | None = None,
         open_fallback: OpenSession | None = None,
         fallback: str = "",
+        standing_in: Session | None = None,
+        missing: int = 0,
+        stand_in_s: float = 1.0,
         free: Callable[[], None] = lambda: None,
         drain_bound_s: float = 10.0,
         stop_bound_s: float = 5.0,
     ) -> None:
-        if not sessions:
+        """`standing_in` is a session of the fallback, where `missing` of the model's own could not be opened yet;
+        `stand_in_s` is what opening one takes."""
+        if not sessions and standing_in is None:
             raise ValueError("an engine needs at least one session")
         self.model = model
         self.version = version
@@ -70,6 +75,8 @@ class InlineEngine:
         self._stop_bound_s = stop_bound_s
         self._free = free
         self._can_recover = open_session is not None
+        self._stand_in_s = stand_in_s
+        self._nobody = False
         self._life = Lifecycle(model, version, observer)
         self._rules = rules
         self._caps: dict[str, int] = {}
@@ -89,6 +96,9 @@ class InlineEngine:
             fallback=fallback,
             on_lost=self._lost,
             on_back=self._back,
+            on_nobody=self._nobody_left,
+            standing_in=standing_in,
+            missing=missing,
             dismiss=lambda runner: self._scheduler.dismiss(runner),
         )
         self.inputs = self._group.inputs
@@ -105,7 +115,7 @@ class InlineEngine:
             model,
             version,
             queue=self._queue,
-            instances=self._group.instances,
+            instances=self._group.working,
             inputs=self.inputs,
             rules=rules,
             clock=clock,
@@ -113,6 +123,7 @@ class InlineEngine:
             soon=lambda step: self._loop.call_soon(self._guarded, step),
             on_sick=self._group.examine,
             on_hung=self._group.hung,
+            on_lost=self._group.lost,
             on_short_of_memory=self._short_of_memory,
             on_empty=self._tell_empty,
         )
@@ -188,7 +199,7 @@ class InlineEngine:
         Raises:
             InputNotAccepted: the item is not what the model takes.
             Overloaded: the queue is full.
-            Draining, NotReady, DeadlineExceeded: what may have come about since the admission.
+            Draining, NotReady, DeadlineExceeded, RuntimeLost: what may have come about since the admission.
         """
         try:
             check_item(request.item, self.inputs)
@@ -196,6 +207,8 @@ class InlineEngine:
             if reservation is None:  # its admission was no judgement of ours, and taught us nothing
                 self._door.admission.note_budget(request.deadline.at_s - now_s)
             self._door.check_again(request.deadline, now_s=now_s, state=self._life.state, queued=len(self._queue))
+            if self._nobody:
+                raise self._runtime_lost()
             cell = reservation.take() if isinstance(reservation, Place) else None
             return self._scheduler.submit(request, reply, cell=cell)
         finally:
@@ -254,7 +267,7 @@ class InlineEngine:
         check_item(item, self.inputs)
         self._rules = replace(self._rules, allowed_batch_sizes=tuple(sorted({1, *sizes})))
         try:
-            seconds = await measured_s(self._group.instances, self._rules.allowed_batch_sizes, item, repeats)
+            seconds = await measured_s(self._group.working, self._rules.allowed_batch_sizes, item, repeats)
         except IsocenterError:
             self._fail()
             raise
@@ -266,6 +279,7 @@ class InlineEngine:
     def open(self) -> None:
         """Take requests from here on."""
         self._life.to(State.READY)
+        self._group.open_missing()
 
     async def drain(self, bound_s: float) -> bool:
         """Take nothing new and finish what is in, places that are held included.
@@ -340,7 +354,7 @@ class InlineEngine:
             self._scheduler.fail_all(lambda: RuntimeFault(f"the scheduler ended: {kind}", details={"kind": kind}))
             raise
 
-    def _lost(self, instance: Instance) -> None:
+    def _lost(self, instance: Instance, lost: bool) -> None:
         if self._scheduler.cost is not None:
             self._scheduler.cost.forget(instance.name)
         if self._scheduler.working == 0:
@@ -349,10 +363,31 @@ class InlineEngine:
                 self._scheduler.fail_all(
                     lambda: RuntimeFault(f"{self.model} {self.version} has no instance left", details={})
                 )
+            elif lost and self._group.awaits_fallback:
+                # It will answer in a moment: until then requests are taken as if it were busy.
+                self._scheduler.awaited_at_s = self._clock.now_s() + self._stand_in_s
             elif self._life.state is State.READY:
                 self._life.to(State.RECOVERING)
 
+    def _nobody_left(self) -> None:
+        """What the model runs in is gone, and nothing stands in: whoever waits is told, rather than left to wait."""
+        if self._scheduler.working or self._life.state not in (State.READY, State.RECOVERING, State.DRAINING):
+            return
+        self._nobody = True
+        self._scheduler.awaited_at_s = None
+        if self._life.state is State.READY:
+            self._life.to(State.RECOVERING)
+        self._scheduler.fail_all(self._runtime_lost)
+
+    def _runtime_lost(self) -> RuntimeLost:
+        return RuntimeLost(
+            f"what {self.model} {self.version} runs in is gone, and nothing stands in for it",
+            details={"state": self.state.value},
+            retry_after_s=1.0,
+        )
+
     def _back(self, runner: Runner) -> None:
+        self._nobody = False
         self._scheduler.join(runner)
         if self._life.state is State.RECOVERING:
             self._life.to(State.READY)

@@ -2,7 +2,8 @@
 
 An instance that has failed several times in a row is given one item with a known good answer. If it passes, what it was
 sent was at fault, and it goes on. If not, or if a run hangs, a new session is opened in its place, later and later as
-that fails too; meanwhile the model's fallback answers, if it has one.
+that fails too; meanwhile the model's fallback answers, if it has one. Where an instance is lost with what it runs in (a
+server that stopped), the fallback is opened first.
 """
 
 import asyncio
@@ -43,18 +44,24 @@ class InstanceGroup:
         open_session: OpenSession | None = None,
         open_fallback: OpenSession | None = None,
         fallback: str = "",
-        on_lost: Callable[[Instance], None] = lambda _: None,
+        on_lost: Callable[[Instance, bool], None] = lambda *_: None,
         on_back: Callable[[Instance], None] = lambda _: None,
+        on_nobody: Callable[[], None] = lambda: None,
         dismiss: Callable[[Runner], bool] = lambda _: True,
+        standing_in: Session | None = None,
+        missing: int = 0,
     ) -> None:
+        """`standing_in` is the fallback's session, where `missing` of the model's own could not be opened yet."""
         self._model, self._version = model, version
         self._max_batch_size, self._clock, self._observer, self._nice = max_batch_size, clock, observer, nice
         self._open_session, self._open_fallback = open_session, open_fallback
         self._fallback = fallback
         self._on_lost, self._on_back, self._dismiss = on_lost, on_back, dismiss
+        self._on_nobody = on_nobody
         self._made = 0
+        self._missing = missing
         self.instances = [self._instance(session) for session in sessions]
-        self.standing_in: Instance | None = None
+        self.standing_in = self._instance(standing_in, fallback=fallback) if standing_in is not None else None
         """The fallback's instance while there is one."""
         self.probe: Tensors | None = None
         """An item that a healthy instance answers."""
@@ -70,18 +77,35 @@ class InstanceGroup:
         """What an answer is made of."""
         return self._outputs
 
+    @property
+    def working(self) -> list[Instance]:
+        """Every instance there is, the fallback's included."""
+        return [*self.instances, *([self.standing_in] if self.standing_in is not None else [])]
+
+    @property
+    def awaits_fallback(self) -> bool:
+        """Whether nothing is there to answer, and the fallback will be opened."""
+        return not self.working and self._open_fallback is not None
+
     def start(self) -> None:
         """Start every instance's thread."""
-        for instance in self.instances:
+        for instance in self.working:
             instance.start()
+
+    def open_missing(self) -> None:
+        """Go on trying to open what could not be opened yet."""
+        if self._missing:
+            self._say("fallback")
+        for _ in range(self._missing):
+            self._look_after(self._replace())
+        self._missing = 0
 
     async def stop(self, bound_s: float) -> None:
         """End what looks after the instances, then the instances, each within the bound."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        standing_in = [self.standing_in] if self.standing_in else []
-        await asyncio.gather(*(instance.stop(bound_s) for instance in (*self.instances, *standing_in)))
+        await asyncio.gather(*(instance.stop(bound_s) for instance in self.working))
 
     # What the scheduler reports. The instance is out of its hands already.
 
@@ -98,6 +122,13 @@ class InstanceGroup:
         self._give_up(instance)
         instance.abandon()
 
+    def lost(self, runner: Runner) -> None:
+        """What it runs in is gone, so there is nothing to examine."""
+        instance = self._own(runner)
+        self._say("lost")
+        self._give_up(instance, lost=True)
+        instance.abandon()
+
     async def _examine(self, instance: Instance) -> None:
         if await self._passes(instance):
             self._say("recovered")
@@ -107,17 +138,21 @@ class InstanceGroup:
         self._give_up(instance)
         instance.abandon()
 
-    def _give_up(self, instance: Instance) -> None:
+    def _give_up(self, instance: Instance, *, lost: bool = False) -> None:
         if instance is self.standing_in:
             self.standing_in = None
-            self._on_lost(instance)
-            return  # its model's own instances are being opened again all the time
+            self._on_lost(instance, lost)
+            if lost:  # if not, it comes again with the next attempt to open one of the model's own
+                self._look_after(self._stand_in_at_once())
+            return
         self.instances.remove(instance)
-        self._on_lost(instance)
-        self._look_after(self._replace())
+        self._on_lost(instance, lost)
+        self._look_after(self._replace(lost=lost))
 
-    async def _replace(self) -> None:
-        """Open a session until one works."""
+    async def _replace(self, *, lost: bool = False) -> None:
+        """Open a session until one works; what was lost will not be back at once, so the fallback comes first."""
+        if lost:
+            await self._stand_in_at_once()
         wait_s = REOPEN_FIRST_S
         while self._open_session is not None:
             instance = await self._opened(self._open_session)
@@ -131,6 +166,11 @@ class InstanceGroup:
             await self._stand_in()
             await self._clock.sleep_until(self._clock.now_s() + wait_s)
             wait_s = min(2 * wait_s, REOPEN_MOST_S)
+
+    async def _stand_in_at_once(self) -> None:
+        await self._stand_in()
+        if not self.working:
+            self._on_nobody()
 
     async def _stand_in(self) -> None:
         if self.instances or self.standing_in or self._open_fallback is None:

@@ -46,6 +46,8 @@ class Entry:
     """Where the backlog counts it."""
     retried: bool = False
     """Whether a run of it has failed for want of memory."""
+    losses: int = 0
+    """How often what it ran in was lost."""
 
     @property
     def key(self) -> Key:

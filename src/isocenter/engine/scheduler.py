@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Protocol
 
 from isocenter.core.clock import Clock, Timer
-from isocenter.core.errors import IsocenterError, OutOfMemory, RunHung
+from isocenter.core.errors import IsocenterError, OutOfMemory, RunHung, RuntimeLost
 from isocenter.core.events import (
     AbandonedInQueue,
     BatchFailed,
@@ -44,6 +44,8 @@ HOPELESS_SHARE = 0.7
 FRESH_S = 1.0
 # Failed runs in a row after which an instance has to show that it still works.
 SICK_AFTER = 3
+# An item that was in so many lost runs, beside one an instance, may be what they were lost to.
+LOSSES_MOST = 2
 # How much of the gap between two arrivals is taken from the last one.
 GAP_RATE = 0.1
 
@@ -76,6 +78,7 @@ class Scheduler:
         soon: Callable[[Callable[[], None]], object],
         on_sick: Callable[[Runner], None] = lambda _: None,
         on_hung: Callable[[Runner], None] = lambda _: None,
+        on_lost: Callable[[Runner], None] = lambda _: None,
         on_short_of_memory: Callable[[int], None] = lambda _: None,
         on_empty: Callable[[], None] = lambda: None,
     ) -> None:
@@ -83,6 +86,8 @@ class Scheduler:
         self.cost: CostModel | None = None
         self.admission: Admission | None = None
         """Told who was late; knows what callers give."""
+        self.awaited_at_s: float | None = None
+        """While no instance works: when one is expected to."""
         self._model = model
         self._version = version
         self._queue = queue
@@ -93,7 +98,8 @@ class Scheduler:
         self._clock = clock
         self._observe = observer.observe
         self._soon = soon
-        self._on_sick, self._on_hung = on_sick, on_hung
+        self._on_sick, self._on_hung, self._on_lost = on_sick, on_hung, on_lost
+        self._losses_most = LOSSES_MOST + len(instances)
         self._on_short_of_memory, self._on_empty = on_short_of_memory, on_empty
         self._woken = False
         self._alarm: Timer | None = None
@@ -121,7 +127,9 @@ class Scheduler:
         return len(self._idle) + len(self._running)
 
     def busy(self, now_s: float) -> Busy:
-        """What the instances are at."""
+        """What the instances are at; one that is awaited counts as busy until then."""
+        if self.awaited_at_s is not None and not self.working:
+            return Busy(1, max(0.0, self.awaited_at_s - now_s))
         left_s = 0.0
         for running in self._running.values():
             # Who is late already will take a while yet; how long is anybody's guess.
@@ -167,6 +175,7 @@ class Scheduler:
         """Take an instance in, or back."""
         self._failures.pop(instance, None)
         self._idle.append(instance)
+        self.awaited_at_s = None
         self.wake()
 
     def dismiss(self, instance: Runner) -> bool:
@@ -326,6 +335,9 @@ class Scheduler:
         piece, started_at_s = running.piece, running.started_at_s
         running.piece = []
         self._ran_at_s = self._clock.now_s()
+        if isinstance(outcome, RunFailed) and isinstance(outcome.error, RuntimeLost):
+            self._take_back(instance, running, piece, outcome)
+            return
         if isinstance(outcome, Ran):
             self._failures.pop(instance, None)
             if self.cost is not None:
@@ -345,6 +357,21 @@ class Scheduler:
             if self.admission is not None:
                 self._note_times(piece, self.admission)
             answer(piece, started_at_s, outcome, instance.fallback)
+
+    def _take_back(self, instance: Runner, running: Running, piece: list[Entry], failed: RunFailed) -> None:
+        """Nothing runs there any more, and no item is at fault: who waits for it waits for another instance."""
+        del self._running[instance]
+        self._failures.pop(instance, None)
+        self._observe(BatchFailed(self._model, self._version, len(piece), failed.kind))
+        for entry in piece:
+            entry.losses += 1
+            if entry.losses > self._losses_most:
+                entry.reply.fail(failed.error)
+        for entry in reversed([*piece, *chain(*running.backlog)]):  # each goes to the front of the line
+            if not entry.reply.settled:
+                self._queue.put_back(entry, now_s=self._ran_at_s)
+        self._on_lost(instance)
+        self.wake()
 
     def _note_times(self, piece: list[Entry], admission: Admission) -> None:
         for entry in piece:

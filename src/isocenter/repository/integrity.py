@@ -1,7 +1,7 @@
 """Is a model what it claims to be? Digest, golden cases, and answers that do not depend on batch-mates."""
 
 import hashlib
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,22 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from isocenter.core.errors import BadManifest, BatchVariance, DigestMismatch, GoldenMismatch
-from isocenter.core.tensor import Array, FloatArray, TensorSpec
-from isocenter.imaging.codecs.raster import decode
-from isocenter.imaging.limits import ImageLimits
-from isocenter.imaging.transforms.fast import FastPipeline
+from isocenter.core.precision import REFERENCE
+from isocenter.core.tensor import Array, Tensors, TensorSpec
+from isocenter.repository.accuracy import comparable
+from isocenter.repository.golden import GoldenCase as GoldenCase
+from isocenter.repository.golden import golden_cases as golden_cases
+from isocenter.repository.golden import golden_items as golden_items
 from isocenter.repository.layout import ModelFolder
-from isocenter.repository.manifest import GoldenPart, Manifest
+from isocenter.repository.manifest import GoldenPart, Manifest, RuntimePart
 from isocenter.runtimes.base import Session
-
-
-@dataclass(frozen=True, slots=True)
-class GoldenCase:
-    """An input as a caller would send it, and the raw output (before activation) that belongs to it."""
-
-    name: str
-    image: bytes
-    expected: FloatArray
+from isocenter.runtimes.beside import read_with
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,99 +45,149 @@ def sha256_of(file: Path) -> str:
 def check_digest(folder: ModelFolder) -> str:
     """The digest of the weights, which is the one that the manifest names; "" where they are another server's.
 
+    The files beside them are held against their digests as well.
+
+    Raises:
+        BadManifest: a file is missing.
+        DigestMismatch: it is another file.
+    """
+    runtime = folder.manifest.runtime
+    if runtime.file is None or runtime.sha256 is None:
+        return ""
+    for part in runtime.beside:
+        check_file(folder, part.file, part.sha256)
+    return check_file(folder, runtime.file, runtime.sha256)
+
+
+def check_file(folder: ModelFolder, file: str, named: str) -> str:
+    """The digest of one file, which is the one that the manifest names for it.
+
     Raises:
         BadManifest: the file is missing.
         DigestMismatch: it is another file.
     """
-    named = folder.manifest.runtime.sha256
-    if named is None:
-        return ""
-    if not folder.weights.is_file():
-        raise BadManifest(f"{folder.manifest.name} {folder.manifest.version}: no file {folder.manifest.runtime.file}")
-    found = sha256_of(folder.weights)
+    if not (folder.path / file).is_file():
+        raise BadManifest(f"{folder.manifest.name} {folder.manifest.version}: no file {file}")
+    found = sha256_of(folder.path / file)
     if found != named:
         raise DigestMismatch(
-            f"{folder.manifest.name} {folder.manifest.version}: {folder.manifest.runtime.file} has sha256 "
+            f"{folder.manifest.name} {folder.manifest.version}: {file} has sha256 "
             f"{found[:12]}…, the manifest names {named[:12]}…",
             details={"found": found, "named": named},
         )
     return found
 
 
-def check_tensors(manifest: Manifest, session: Session) -> tuple[TensorSpec, TensorSpec]:
-    """The input and output tensors that the manifest names.
+def check_beside(folder: ModelFolder, part: RuntimePart) -> None:
+    """See, before it is opened, that no other file is read with it than those that have a digest.
 
     Raises:
-        BadManifest: the model has others.
+        BadManifest: one would be, or it is no file of its runtime.
+    """
+    if part.file is None:
+        return
+    weights = folder.path / part.file
+    named = {folder.path / each.file for each in part.beside}
+    for location in read_with(part.kind, weights):
+        if weights.parent / location not in named:
+            raise BadManifest(
+                f"{part.file} reads {location!r}, which has no digest under runtime.beside", details={"file": location}
+            )
+
+
+def check_tensors(manifest: Manifest, session: Session) -> tuple[TensorSpec, TensorSpec]:
+    """The input and output tensors that the manifest names; the first ones where it names none.
+
+    Raises:
+        BadManifest: the model has others, or others than its task needs.
     """
     inputs = {spec.name: spec for spec in session.inputs}
     outputs = {spec.name: spec for spec in session.outputs}
-    if set(inputs) != {manifest.input.tensor}:
-        raise BadManifest(
-            f"{manifest.name}: input.tensor is {manifest.input.tensor!r}, the model takes {sorted(inputs)}"
+    tensors = manifest.task == "tensors"
+    if manifest.input.tensor not in inputs if manifest.input.tensor else not tensors:
+        raise _other_tensors(manifest, f"input.tensor is {manifest.input.tensor!r}, the model takes {sorted(inputs)}")
+    if len(inputs) != 1 and not tensors:
+        raise _other_tensors(manifest, f"input.tensor is {manifest.input.tensor!r}, the model takes {sorted(inputs)}")
+    if manifest.output.tensor not in outputs if manifest.output.tensor else not tensors:
+        raise _other_tensors(
+            manifest, f"output.tensor is {manifest.output.tensor!r}, the model gives {sorted(outputs)}"
         )
-    if manifest.output.tensor not in outputs:
-        raise BadManifest(
-            f"{manifest.name}: output.tensor is {manifest.output.tensor!r}, the model gives {sorted(outputs)}"
-        )
-    taken, given = inputs[manifest.input.tensor], outputs[manifest.output.tensor]
-    if taken.dtype != np.float32 or len(taken.shape) != 3:
-        raise BadManifest(f"{manifest.name}: an image model takes float32 [C, H, W], not {taken.dtype} {taken.shape}")
-    if given.shape not in {(len(manifest.output.labels),), (-1,)}:
-        raise BadManifest(
-            f"{manifest.name}: {len(manifest.output.labels)} labels, but the model gives shape {list(given.shape)}"
-        )
+    taken = inputs[manifest.input.tensor] if manifest.input.tensor else session.inputs[0]
+    given = outputs[manifest.output.tensor] if manifest.output.tensor else session.outputs[0]
+    if manifest.task == "classification":
+        _check_classifier(manifest, taken, given)
+    elif manifest.task == "segmentation":
+        _check_segmenter(manifest, taken, given)
     return taken, given
 
 
-def golden_cases(folder: ModelFolder) -> list[GoldenCase]:
-    """The pairs `golden/<case>.png` and `golden/<case>.json` (`{"logits": [...]}`).
-
-    Raises:
-        BadManifest: there is none, or one is incomplete.
-    """
-    cases = []
-    for image in sorted(folder.golden.glob("*.png")):
-        try:
-            expected = json.loads(image.with_suffix(".json").read_text(encoding="utf-8"))["logits"]
-            cases.append(GoldenCase(image.stem, image.read_bytes(), np.asarray(expected, dtype=np.float32)))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BadManifest(f"golden case {image.stem} of {folder.manifest.name} is not complete: {error}") from error
-    if not cases:
-        raise BadManifest(
-            f"{folder.manifest.name} has no golden case: expected {folder.golden.name}/<case>.png and .json"
+def _check_classifier(manifest: Manifest, taken: TensorSpec, given: TensorSpec) -> None:
+    if taken.dtype != np.float32 or len(taken.shape) != 3:
+        raise _other_tensors(manifest, f"an image model takes float32 [C, H, W], not {taken.dtype} {taken.shape}")
+    if given.shape not in {(len(manifest.output.labels),), (-1,)}:
+        raise _other_tensors(
+            manifest, f"{len(manifest.output.labels)} labels, but the model gives shape {list(given.shape)}"
         )
-    return cases
 
 
-def golden_items(cases: list[GoldenCase], pipeline: FastPipeline) -> list[FloatArray]:
-    """The golden inputs as the model takes them, through the same decoding and preprocessing as a request's."""
-    return [pipeline(decode(case.image, limits=ImageLimits())).tensor for case in cases]
+def _check_segmenter(manifest: Manifest, taken: TensorSpec, given: TensorSpec) -> None:
+    rank = 2 if manifest.input.kind == "image2d" else 3
+    if taken.dtype != np.float32 or len(taken.shape) != 1 + rank:
+        axes = "C, H, W" if rank == 2 else "C, D, H, W"
+        raise _other_tensors(
+            manifest, f"a model of {manifest.input.kind} takes float32 [{axes}], not {taken.dtype} {list(taken.shape)}"
+        )
+    labels, channels = len(manifest.output.labels), len(manifest.input.channels)
+    if len(given.shape) != 1 + rank or given.shape[0] not in (-1, labels):
+        raise _other_tensors(manifest, f"{labels} labels, but the model gives shape {list(given.shape)}")
+    selects = any(step.kind == "select_channels" for step in manifest.steps)
+    if channels and not selects and taken.shape[0] not in (-1, channels):
+        raise _other_tensors(manifest, f"input.channels names {channels}, the model takes {taken.shape[0]}")
+    if manifest.input.kind == "volume3d" and taken.shape[0] > 1 and not channels:
+        raise _other_tensors(manifest, f"the model takes {taken.shape[0]} channels, and input.channels names none")
+    roi = manifest.sliding.roi if manifest.sliding else taken.shape[1:]
+    if any(have not in (-1, want) for have, want in zip(taken.shape[1:], roi, strict=True)):
+        raise _other_tensors(manifest, f"sliding.roi is {list(roi)}, the model takes {list(taken.shape[1:])}")
+    if any(
+        -1 not in (have, want) and have != want for have, want in zip(given.shape[1:], taken.shape[1:], strict=True)
+    ):
+        raise _other_tensors(
+            manifest, f"the model takes {list(taken.shape[1:])} voxels and gives {list(given.shape[1:])}"
+        )
 
 
-def check_golden(manifest: Manifest, session: Session, cases: list[GoldenCase], items: list[FloatArray]) -> Deviation:
+def _other_tensors(manifest: Manifest, said: str) -> BadManifest:
+    return BadManifest(f"{manifest.name}: {said}")
+
+
+def check_golden(manifest: Manifest, session: Session, cases: list[GoldenCase], items: list[Tensors]) -> Deviation:
     """Run every golden case alone.
 
     Raises:
         GoldenMismatch: an output is outside the tolerance.
     """
-    outputs = [_run(manifest, session, [item])[0] for item in items]
-    if outputs[0].shape != (len(manifest.output.labels),):
-        raise BadManifest(
-            f"{manifest.name}: {len(manifest.output.labels)} labels, but an answer has shape {list(outputs[0].shape)}"
-        )
-    found = deviation(np.stack(outputs), np.stack([case.expected for case in cases]), manifest.golden)
-    if not found.within(manifest.golden):
+    deviations: list[Deviation] = []
+    rule = manifest.golden
+    for case, item in zip(cases, items, strict=True):
+        outputs = _run(session, [item])
+        expected = _expected(manifest, session, case)
+        _check_labels(manifest, item, outputs)
+        for name, reference in expected.items():
+            if name not in outputs:
+                raise BadManifest(f"golden case {case.name} has an output {name!r}, the model gives {sorted(outputs)}")
+            found, rule = compared(outputs[name], reference[np.newaxis], manifest)
+            deviations.append(found)
+    found = _all_of(deviations)
+    if not found.within(rule):
         raise GoldenMismatch(
             f"{manifest.name} {manifest.version}: {found.misses} of {found.values} golden values are off, "
-            f"the worst by {found.worst:.3g} (allowed {manifest.golden.absolute:g} + "
-            f"{manifest.golden.relative:g}|ref|)",
+            f"the worst by {found.worst:.3g} (allowed {tolerance_in_words(manifest)})",
             details={"misses": found.misses, "values": found.values, "worst": found.worst},
         )
     return found
 
 
-def check_batch_invariance(manifest: Manifest, session: Session, items: list[FloatArray]) -> Deviation:
+def check_batch_invariance(manifest: Manifest, session: Session, items: list[Tensors]) -> Deviation:
     """Run each item alone, and again inside a mixed batch of the largest size: the answer must be the same.
 
     Raises:
@@ -151,21 +195,82 @@ def check_batch_invariance(manifest: Manifest, session: Session, items: list[Flo
     """
     size = manifest.batching.max_batch_size
     rng = np.random.default_rng(0)
-    noise = [rng.standard_normal(items[0].shape, dtype=np.float32) for _ in range(min(3, size))]
-    mixed = [([*items, *noise] * size)[index] for index in range(max(size, 1))]
-    together = _run(manifest, session, mixed)
-    alone: dict[int, Array] = {}
+    shapes = {name: array.shape for name, array in items[0].items()}
+    alike = [item for item in items if {name: array.shape for name, array in item.items()} == shapes]
+    noise = [{name: _noise(array, rng) for name, array in items[0].items()} for _ in range(min(3, size))]
+    mixed = [([*alike, *noise] * size)[index] for index in range(max(size, 1))]
+    together = _run(session, mixed)
+    alone: dict[int, Tensors] = {}
     for item in mixed:
         if id(item) not in alone:
-            alone[id(item)] = _run(manifest, session, [item])[0]
-    found = deviation(together, np.stack([alone[id(item)] for item in mixed]), manifest.golden)
-    if not found.within(manifest.golden):
+            alone[id(item)] = _run(session, [item])
+    rule, deviations = manifest.golden, []
+    for name in [manifest.output.tensor] if manifest.output.tensor else sorted(together):
+        reference = np.concatenate([alone[id(item)][name] for item in mixed])
+        found, rule = compared(together[name], reference, manifest)
+        deviations.append(found)
+    found = _all_of(deviations)
+    if not found.within(rule):
         raise BatchVariance(
             f"{manifest.name} {manifest.version}: in a batch of {size} the answer changes by up to {found.worst:.3g}; "
             "the export has lost its batch axis or runs in training mode",
             details={"batch_size": size, "worst": found.worst},
         )
     return found
+
+
+def _expected(manifest: Manifest, session: Session, case: GoldenCase) -> Tensors:
+    if isinstance(case.expected, Mapping):
+        return case.expected
+    return {manifest.output.tensor or session.outputs[0].name: case.expected}
+
+
+def _check_labels(manifest: Manifest, item: Tensors, outputs: Tensors) -> None:
+    """What the specification may leave open: as many values, or channels on the input's grid, as labels."""
+    if manifest.task == "tensors":
+        return
+    found = outputs[manifest.output.tensor].shape[1:]
+    grid = item[manifest.input.tensor].shape[1:] if manifest.task == "segmentation" else ()
+    if found != (len(manifest.output.labels), *grid):
+        where = f" of {list(grid)} voxels" if grid else ""
+        raise BadManifest(
+            f"{manifest.name}: {len(manifest.output.labels)} labels{where}, but an answer has shape {list(found)}"
+        )
+
+
+def _noise(like: Array, rng: np.random.Generator) -> Array:
+    if like.dtype.kind == "f":
+        return rng.standard_normal(like.shape, dtype=np.float32).astype(like.dtype)
+    return rng.permutation(like.reshape(-1)).reshape(like.shape)  # values that the model knows, in other places
+
+
+def _all_of(deviations: list[Deviation]) -> Deviation:
+    return Deviation(
+        sum(each.values for each in deviations),
+        max(each.worst for each in deviations),
+        sum(each.misses for each in deviations),
+    )
+
+
+def compared(found: Array, reference: Array, manifest: Manifest) -> tuple[Deviation, GoldenPart]:
+    """Compare raw outputs, items along axis 0, and the rule that is to hold.
+
+    In fp32 the outputs themselves agree, as `golden` says. In any other precision they agree after the activation, as
+    closely as the gate asks of that precision: golden outputs are those of fp32.
+    """
+    if manifest.runtime.precision == REFERENCE:
+        return deviation(found, reference, manifest.golden), manifest.golden
+    rule = GoldenPart(absolute=manifest.gate.max_abs_dp, relative=0.0, misses_per_million=0)
+    if found.shape != reference.shape:
+        return deviation(found, reference, rule), rule
+    return deviation(*comparable(found, reference, manifest.output.activation, axis=1), rule), rule
+
+
+def tolerance_in_words(manifest: Manifest) -> str:
+    """What `compared` holds values against."""
+    if manifest.runtime.precision == REFERENCE:
+        return f"{manifest.golden.absolute:g} + {manifest.golden.relative:g}|ref|"
+    return f"{manifest.gate.max_abs_dp:g} after the activation, in {manifest.runtime.precision}"
 
 
 def deviation(found: Array, reference: Array, rule: GoldenPart) -> Deviation:
@@ -178,6 +283,7 @@ def deviation(found: Array, reference: Array, rule: GoldenPart) -> Deviation:
     return Deviation(difference.size, worst, int(np.count_nonzero(~(difference <= allowed))))
 
 
-def _run(manifest: Manifest, session: Session, items: list[FloatArray]) -> Array:
+def _run(session: Session, items: list[Tensors]) -> Tensors:
+    batch = {name: np.stack([item[name] for item in items]) for name in items[0]}
     # A copy: a session may use its output memory again in the next run.
-    return session.run({manifest.input.tensor: np.stack(items)})[manifest.output.tensor].copy()
+    return {name: array.copy() for name, array in session.run(batch).items()}

@@ -1,23 +1,27 @@
 """From a folder to a model that may answer: check, open, prove, warm."""
 
 import asyncio
+import time
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from isocenter.core.clock import Clock
-from isocenter.core.errors import SetupError
+from isocenter.core.errors import RuntimeLost, SetupError
 from isocenter.core.events import Observer
-from isocenter.core.tensor import FloatArray
+from isocenter.core.tensor import Tensors
 from isocenter.engine.batch_policy import BatchRules
 from isocenter.engine.engine import InlineEngine
 from isocenter.engine.memory import Footprint
 from isocenter.engine.protocol import Engine
-from isocenter.imaging.transforms.fast import FastPipeline
 from isocenter.measure.memory import free_memory
 from isocenter.repository import integrity
+from isocenter.repository.accuracy import check_difference
 from isocenter.repository.footprint import Measuring, meter_for
+from isocenter.repository.golden import Pipeline, pipeline_of
 from isocenter.repository.layout import ModelFolder
-from isocenter.repository.manifest import Manifest
+from isocenter.repository.manifest import FallbackPart, Manifest
 from isocenter.repository.sessions import open_fallback, reopen
 from isocenter.repository.sessions import open_sessions as open_sessions
 from isocenter.repository.sessions import usable_cores as usable_cores
@@ -31,7 +35,7 @@ class ServedModel:
 
     folder: ModelFolder
     digest: str
-    pipeline: FastPipeline
+    pipeline: Pipeline
     engine: Engine
     """What requests are sent to, in this process or in another."""
     service_s: dict[int, float]
@@ -81,7 +85,7 @@ async def load(
     nice: int = 0,
     measure_memory: bool = True,
 ) -> ServedModel:
-    """Bring one version to ready.
+    """Bring one version to ready. If the server that it runs on cannot be reached, on its fallback, until it can.
 
     Args:
         nice: how much its threads stand back for those of other models.
@@ -91,12 +95,12 @@ async def load(
         SetupError: it is not what it claims to be; nothing of it is left running.
     """
     manifest = folder.manifest
-    digest, pipeline, sessions, items, footprint = await asyncio.to_thread(_prove, folder, nice, measure_memory)
-    fallback = manifest.fallback
+    proven = await asyncio.to_thread(_prove, folder, nice, measure_memory)
+    pipeline, fallback = proven.pipeline, manifest.fallback
     engine = InlineEngine(
         model=manifest.name,
         version=manifest.version,
-        sessions=sessions,
+        sessions=proven.sessions,
         rules=BatchRules(
             max_batch_size=manifest.batching.max_batch_size,
             preferred_batch_sizes=tuple(manifest.batching.preferred_batch_sizes),
@@ -111,44 +115,108 @@ async def load(
         open_session=partial(reopen, folder, pipeline, nice=nice),
         open_fallback=partial(open_fallback, folder, fallback, pipeline, nice=nice) if fallback else None,
         fallback=fallback.label if fallback else "",
+        standing_in=proven.standing_in,
+        missing=0 if proven.sessions else manifest.instances.count,
+        stand_in_s=proven.stand_in_s,
         free=free_memory,
     )
     try:
         await engine.start()
-        service_s = await engine.warm_up(warm_up_sizes(manifest), {manifest.input.tensor: items[0]}, repeats=2)
+        service_s = await engine.warm_up(warm_up_sizes(manifest), proven.item, repeats=2)
         engine.open()
     except BaseException:
         await engine.stop()
         raise
-    return ServedModel(folder, digest, pipeline, engine, dict(service_s), footprint, engine)
+    return ServedModel(folder, proven.digest, pipeline, engine, dict(service_s), proven.footprint, engine)
 
 
-def _prove(
-    folder: ModelFolder, nice: int, measure_memory: bool
-) -> tuple[str, FastPipeline, list[Session], list[FloatArray], Footprint | None]:
+def prove(folder: ModelFolder) -> str:
+    """Everything that is proven before ready, on sessions that are closed again; gives the digest.
+
+    Raises:
+        SetupError, ModelFault: it is not what it claims to be.
+    """
+    proven = _prove(folder, 0, False, may_stand_in=False)
+    proven.close()
+    return proven.digest
+
+
+@dataclass(slots=True)
+class _Proven:
+    """What the proofs left open: the model's own sessions, or one of its fallback that stands in for all of them."""
+
+    digest: str
+    pipeline: Pipeline
+    item: Tensors
+    """What a run is measured with."""
+    sessions: list[Session]
+    footprint: Footprint | None = None
+    standing_in: Session | None = None
+    stand_in_s: float = 0.0
+    """What opening the fallback took."""
+
+    def close(self) -> None:
+        for session in self.sessions:
+            session.close()
+
+
+def _prove(folder: ModelFolder, nice: int, measure_memory: bool, *, may_stand_in: bool = True) -> _Proven:
     manifest = folder.manifest
     digest = integrity.check_digest(folder)
-    pipeline = FastPipeline(manifest.transforms)
+    check_difference(folder)
+    pipeline = pipeline_of(manifest)
     open_runtime(manifest.runtime.kind)  # imported before its memory is measured
     measuring = Measuring(meter_for(manifest.instances.device) if measure_memory else None)
-    sessions = list(measuring.open(lambda: open_sessions(folder, nice=nice)))
+    try:
+        sessions = list(measuring.open(lambda: open_sessions(folder, nice=nice)))
+    except RuntimeLost as lost:
+        if manifest.fallback is None or not may_stand_in:
+            raise SetupError(f"{manifest.name} {manifest.version}: {lost.message}", details=lost.details) from lost
+        return _prove_fallback(folder, manifest.fallback, nice, digest, pipeline)
     try:
         cases = integrity.golden_cases(folder)
-        items = integrity.golden_items(cases, pipeline)
-        taken, _ = integrity.check_tensors(manifest, sessions[0])
-        if not taken.describes(items[0]):
-            raise SetupError(
-                f"{manifest.name}: the transforms give {list(items[0].shape)}, the model takes {list(taken.shape)}"
-            )
+        items = integrity.golden_items(cases, pipeline, sessions[0])
         # Before anything larger ran: a runtime keeps what its largest batch has taken.
-        footprint = measuring.run(sessions[0], {manifest.input.tensor: items[0]}, warm_up_sizes(manifest))
+        footprint = measuring.run(sessions[0], typical_item(manifest, items), warm_up_sizes(manifest))
         for session in sessions:
             integrity.check_golden(manifest, session, cases, items)
         integrity.check_batch_invariance(manifest, sessions[0], items)
+        proven = _Proven(digest, pipeline, typical_item(manifest, items), sessions, footprint)
         if manifest.fallback is not None:
+            began_s = time.perf_counter()
             open_fallback(folder, manifest.fallback, pipeline, nice=nice).close()
+            proven.stand_in_s = time.perf_counter() - began_s
     except BaseException:
         for session in sessions:
             session.close()
         raise
-    return digest, pipeline, sessions, items, footprint
+    return proven
+
+
+def _prove_fallback(folder: ModelFolder, fallback: FallbackPart, nice: int, digest: str, pipeline: Pipeline) -> _Proven:
+    """Everything that is proven of the model's own sessions, of the session that stands in for them."""
+    manifest = folder.manifest.model_copy(update={"runtime": fallback})
+    began_s = time.perf_counter()
+    session = open_fallback(folder, fallback, pipeline, nice=nice)
+    stand_in_s = time.perf_counter() - began_s
+    try:
+        cases = integrity.golden_cases(folder)
+        items = integrity.golden_items(cases, pipeline, session)
+        integrity.check_golden(manifest, session, cases, items)
+        integrity.check_batch_invariance(manifest, session, items)
+    except BaseException:
+        session.close()
+        raise
+    item = typical_item(manifest, items)
+    return _Proven(digest, pipeline, item, [], standing_in=session, stand_in_s=stand_in_s)
+
+
+def typical_item(manifest: Manifest, items: list[Tensors]) -> Tensors:
+    """What a run is measured with: the first golden item, or as much noise as a spatial window holds."""
+    if manifest.sliding is None:
+        return items[0]
+    golden = items[0][manifest.input.tensor]
+    if golden.shape[1:] == manifest.sliding.roi:
+        return items[0]
+    shape = (len(golden), *manifest.sliding.roi)
+    return {manifest.input.tensor: np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}

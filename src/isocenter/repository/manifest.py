@@ -2,16 +2,28 @@
 
 import difflib
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from isocenter.core.errors import BadManifest
 from isocenter.core.precision import Precision
+from isocenter.imaging.sliding.plan import Sliding
 from isocenter.imaging.transforms.accepts import Accepts
-from isocenter.imaging.transforms.steps import Steps
+from isocenter.imaging.transforms.arrays.steps import ArrayStep, ArraySteps, spatial_rank
+from isocenter.imaging.transforms.steps import Step, Steps
 
 MODEL_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
 
@@ -33,6 +45,17 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(min_length=1), AfterValidator(_inside_the_folder)]
 
 
+class FilePart(Part):
+    """One more file that a runtime reads."""
+
+    file: FileName
+    sha256: Digest
+
+
+def _or_nothing(steps: object, check: Callable[[object], tuple[Step, ...]]) -> tuple[Step, ...]:
+    return () if steps in ((), []) else check(steps)
+
+
 class RuntimePart(Part):
     """Which framework runs which file, in which precision; or which server, for `kind: triton`."""
 
@@ -40,6 +63,8 @@ class RuntimePart(Part):
     file: FileName | None = None
     """Relative to the version's folder; it may not leave it."""
     sha256: Digest | None = None
+    beside: list[FilePart] = []
+    """Files that the runtime reads with it: external data of an ONNX file, the `.bin` of an OpenVINO one."""
     url: str | None = None
     """Where the model is served, `grpc://host:port` or `http://host:port`, for a runtime that is another server."""
     precision: Precision = "fp32"
@@ -88,6 +113,14 @@ class AugmentationPart(Part):
     """Spatial axes mirrored together, one list a pass, beside the input as it is: `[[0], [1], [0, 1]]`."""
     mean_of: Literal["outputs", "probabilities"] = "outputs"
 
+    @field_validator("flips")
+    @classmethod
+    def _distinct(cls, flips: list[list[int]]) -> list[list[int]]:
+        passes = [frozenset(axes) for axes in flips]
+        if len(set(passes)) != len(passes) or any(len(set(axes)) != len(axes) for axes in flips):
+            raise ValueError(f"flips repeat: {flips}")
+        return flips
+
 
 class GatePart(Part):
     """How far a precision may be from the reference. What was measured stands in `difference.json`."""
@@ -98,23 +131,43 @@ class GatePart(Part):
     """Share of items with the same most probable class."""
     dice: Annotated[float, Field(ge=0, le=1)] = 0.99
     """Smallest Dice of a label's mask against the reference's; of segmentation models."""
+    min_items: Annotated[int, Field(ge=1)] = 32
+    """A measurement of fewer items (windows, of a segmentation that slides) says too little."""
 
 
 class InputPart(Part):
     """What a caller sends and which tensor it becomes."""
 
-    kind: Literal["image2d"]
-    tensor: str
+    kind: Literal["image2d", "volume3d", "tensors"]
+    tensor: str = ""
+    """Its name in the model. Left out for `tensors`: every input of the model is sent."""
+    channels: list[Annotated[str, Field(min_length=1)]] = []
+    """Names of what is sent as channels, in the order that `steps` and the model take; of segmentation models."""
     accepts: Accepts = Accepts()
+    """Bounds on a picture; of classification models."""
+
+    @field_validator("channels")
+    @classmethod
+    def _distinct(cls, channels: list[str]) -> list[str]:
+        if len(set(channels)) != len(channels):
+            raise ValueError(f"channels repeat: {channels}")
+        return channels
 
 
 class OutputPart(Part):
     """What the output tensor means. The activation is declared, never guessed from the values."""
 
-    tensor: str
-    activation: Literal["softmax", "sigmoid", "none"]
-    labels: Annotated[list[str | int], Field(min_length=1)]
-    """One a value of the output, in its order; a whole number is answered as a number."""
+    tensor: str = ""
+    """Its name in the model. Left out for `tensors`: every output of the model is answered."""
+    activation: Literal["softmax", "sigmoid", "none"] = "none"
+    labels: list[str | int] = []
+    """One a value (a channel, of a segmentation) of the output, in its order; a whole number is answered as a number.
+    The first one of a segmentation whose labels exclude each other is the background."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Of a segmentation: the probability from which a voxel has a label, each label for itself; 0.5 for `sigmoid`.
+    Without one, the most probable label is the voxel's."""
+    back: Literal["probabilities", "scores", "labels"] = "probabilities"
+    """Of a segmentation: what is brought back onto the source grid, linearly, or by nearest neighbour for labels."""
 
     @field_validator("labels")
     @classmethod
@@ -176,12 +229,17 @@ class Manifest(Part):
     version: Annotated[int, Field(ge=1)]
     title: str = ""
     description: str = ""
-    task: Literal["classification"]
+    task: Literal["classification", "segmentation", "tensors"]
     license: str = ""
     runtime: RuntimePart
     input: InputPart
-    transforms: Annotated[Steps, Field(strict=False)]
-    output: OutputPart
+    transforms: Annotated[Steps, WrapValidator(_or_nothing), Field(strict=False)] = ()
+    """How a picture becomes a tensor; of classification models."""
+    steps: Annotated[ArraySteps, Field(strict=False)] = ()
+    """How an array [C, *spatial] becomes a tensor; of segmentation models."""
+    sliding: Annotated[Sliding, Field(strict=False)] | None = None
+    """Windows over what `steps` give; left out, it is run as a whole. Of segmentation models."""
+    output: OutputPart = OutputPart()
     batching: BatchingPart = BatchingPart()
     instances: InstancesPart = InstancesPart()
     slo: SloPart = SloPart()
@@ -197,6 +255,62 @@ class Manifest(Part):
         if not MODEL_NAME.fullmatch(name):
             raise ValueError(f"name {name!r}: lower-case letters, digits, '.', '_' and '-' only")
         return name
+
+    @model_validator(mode="after")
+    def _fits_its_task(self) -> Self:
+        if problems := list(_problems_of(self)):
+            raise ValueError(f"task {self.task}: {'; '.join(problems)}")
+        return self
+
+
+_KINDS = {"classification": ("image2d",), "segmentation": ("image2d", "volume3d"), "tensors": ("tensors",)}
+_NOT_OF = {
+    "classification": ("steps", "sliding", "input.channels", "output.threshold"),
+    "segmentation": ("transforms", "input.accepts"),
+    "tensors": (
+        "transforms", "steps", "sliding", "input.channels", "input.accepts",
+        "output.labels", "output.threshold", "output.activation",
+    ),
+}  # fmt: skip
+_NEEDED = {
+    "classification": ("transforms", "input.tensor", "output.tensor", "output.labels", "output.activation"),
+    "segmentation": ("input.tensor", "output.tensor", "output.labels", "output.activation"),
+    "tensors": (),
+}
+
+
+def _problems_of(manifest: Manifest) -> Iterator[str]:
+    """What its task forbids, and what it needs, in words."""
+    task = manifest.task
+    if manifest.input.kind not in _KINDS[task]:
+        yield f"input.kind is {' or '.join(_KINDS[task])}, not {manifest.input.kind}"
+    for key in _NOT_OF[task]:
+        part, last = _owner(manifest, key)
+        if getattr(part, last) != type(part).model_fields[last].default:
+            yield f"{key} does not belong there"
+    for key in _NEEDED[task]:
+        part, last = _owner(manifest, key)
+        if last not in part.model_fields_set or getattr(part, last) in ((), [], ""):
+            yield f"{key} is missing"
+    output = manifest.output
+    if output.activation == "softmax" and output.threshold is not None:
+        yield "output.threshold goes with sigmoid or none, as labels of a softmax exclude each other"
+    if task == "segmentation" and len(output.labels) < 2 and output.activation == "softmax":
+        yield "output.labels of a softmax are the background and at least one more"
+    rank = {"image2d": 2, "volume3d": 3}.get(manifest.input.kind)
+    found = [("sliding.roi", len(manifest.sliding.roi))] if manifest.sliding else []
+    found += [(step.kind, axes) for step in manifest.steps if (axes := spatial_rank(step)) is not None]
+    for where, axes in found:
+        if rank is not None and axes != rank:
+            yield f"{where} is of {axes} spatial axes, {manifest.input.kind} has {rank}"
+
+
+def _owner(manifest: Manifest, key: str) -> tuple[BaseModel, str]:
+    part: BaseModel = manifest
+    *owners, last = key.split(".")
+    for owner in owners:
+        part = getattr(part, owner)
+    return part, last
 
 
 def read_manifest(file: Path) -> Manifest:
@@ -229,7 +343,7 @@ def _shown(file: Path) -> str:
 def _sentence(problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
-        return f"{where}: {problem['msg']}"
+        return f"{where}: {problem['msg']}" if where else str(problem["msg"])
     key = str(problem["loc"][-1])
     near = difflib.get_close_matches(key, _known_keys(), n=1)
     return f"{where}: unknown key{f' (did you mean {near[0]!r}?)' if near else ''}"
@@ -247,5 +361,7 @@ def _known_keys() -> list[str]:
         SloPart,
         GoldenPart,
         Accepts,
+        Sliding,
+        *(get_args(get_args(ArrayStep)[0])),
     )
     return sorted({field.alias or name for part in parts for name, field in part.model_fields.items()})

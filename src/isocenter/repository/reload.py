@@ -3,8 +3,9 @@
 Whoever resolved the old version before the swap holds a place in its engine or takes one in the same turn of the
 event loop; the drain waits for all places. For a moment both versions are in memory.
 
-A version counts as changed if its manifest, its weights or its fallback's weights are other bytes than those that are
-served; golden cases are read again with the next change.
+A version counts as changed if its manifest, its weights, those of its ensemble or of its fallback are other bytes than
+those that are served; golden cases are read again with the next change. A measured difference that is gone, or lies
+outside the gate by now, is a refusal.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 from isocenter.core.errors import BadManifest, Draining, IsocenterError, ReloadRefused, SetupError, UnknownModel
 from isocenter.core.events import Observer, Reloaded, StateChanged
 from isocenter.repository import layout
+from isocenter.repository.accuracy import check_difference, check_fallback_difference
 from isocenter.repository.integrity import sha256_of
 from isocenter.repository.layout import ModelFolder
 from isocenter.repository.load import ServedModel
@@ -212,9 +214,15 @@ def _is_same(found: ModelFolder, served: ServedModel) -> bool:
     files = {found.weights: served.digest} if manifest.runtime.file else {}
     if (fallback := manifest.fallback) is not None and fallback.file and fallback.sha256:
         files[found.path / fallback.file] = fallback.sha256
-    return manifest == served.manifest and all(
+    for member in manifest.ensemble.members if manifest.ensemble is not None else ():
+        files[found.path / member.file] = member.sha256
+    same = manifest == served.manifest and all(
         file.is_file() and sha256_of(file) == digest for file, digest in files.items()
     )
+    if same:  # what was measured may have changed all the same, and is to be held against the gate
+        check_difference(found)
+        check_fallback_difference(found)
+    return same
 
 
 def _with_footprint(made: ServedModel, served: ServedModel) -> ServedModel:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from isocenter.core.errors import DigestMismatch
-from isocenter.imaging.transforms.fast import FastPipeline
 from isocenter.repository import integrity
+from isocenter.repository.accuracy import check_fallback_difference
+from isocenter.repository.composite import augmented, open_composite
+from isocenter.repository.golden import Pipeline
 from isocenter.repository.layout import ModelFolder
 from isocenter.repository.manifest import FallbackPart, Manifest
 from isocenter.runtimes.base import Session, SessionOptions
@@ -60,12 +62,14 @@ def open_sessions(folder: ModelFolder, *, nice: int = 0) -> list[Session]:
 
 
 def open_one(folder: ModelFolder, *, nice: int = 0) -> Session:
-    """One session of the model's own runtime.
+    """One session of the model's own runtime: with its ensemble and its augmentation, where it has them.
 
     Raises:
         MissingExtra, BadManifest: it cannot be opened, or has other tensors than the manifest says.
+        DigestMismatch: a member of its ensemble is another file.
     """
     manifest = folder.manifest
+    integrity.check_beside(folder, manifest.runtime)
     options = SessionOptions(
         precision=manifest.runtime.precision,
         device=manifest.instances.device,
@@ -73,13 +77,14 @@ def open_one(folder: ModelFolder, *, nice: int = 0) -> Session:
         url=manifest.runtime.url or "",
         options=dict(manifest.runtime.options),
     )
-    session = _nicely(nice, lambda: open_runtime(manifest.runtime.kind).open(folder.weights, options))
+    runtime = open_runtime(manifest.runtime.kind)
+    session = _nicely(nice, lambda: open_composite(folder, lambda file: runtime.open(file, options)))
     with _closed_on_failure(session):
         integrity.check_tensors(manifest, session)
     return session
 
 
-def reopen(folder: ModelFolder, pipeline: FastPipeline, *, nice: int) -> Session:
+def reopen(folder: ModelFolder, pipeline: Pipeline, *, nice: int) -> Session:
     """A session in place of one that broke, of the same weights, proven by the first golden case.
 
     Raises:
@@ -89,11 +94,12 @@ def reopen(folder: ModelFolder, pipeline: FastPipeline, *, nice: int) -> Session
     return _proven(folder, pipeline, open_one(folder, nice=nice))
 
 
-def open_fallback(folder: ModelFolder, fallback: FallbackPart, pipeline: FastPipeline, *, nice: int) -> Session:
-    """A session of the model's fallback, proven by the model's first golden case.
+def open_fallback(folder: ModelFolder, fallback: FallbackPart, pipeline: Pipeline, *, nice: int) -> Session:
+    """A session of the model's fallback, with the model's augmentation, proven by its first golden case.
 
     Raises:
-        SetupError: it is missing, another file, or answers otherwise than the model.
+        SetupError: it is missing, another file, or answers otherwise than the model; or it is of a precision whose
+            difference was not measured or is outside the gate.
     """
     file = folder.path / (fallback.file or "")
     found = integrity.sha256_of(file) if file.is_file() else "no file"
@@ -103,6 +109,10 @@ def open_fallback(folder: ModelFolder, fallback: FallbackPart, pipeline: FastPip
             f"the manifest names {fallback.sha256[:12]}…",
             details={"found": found, "named": fallback.sha256},
         )
+    for part in fallback.beside:
+        integrity.check_file(folder, part.file, part.sha256)
+    integrity.check_beside(folder, fallback)
+    check_fallback_difference(folder)
     options = SessionOptions(
         precision=fallback.precision,
         device=fallback.device,
@@ -110,16 +120,17 @@ def open_fallback(folder: ModelFolder, fallback: FallbackPart, pipeline: FastPip
         url=fallback.url or "",
         options=dict(fallback.options),
     )
-    session = _nicely(nice, lambda: open_runtime(fallback.kind).open(file, options))
+    session = _nicely(nice, lambda: augmented(open_runtime(fallback.kind).open(file, options), folder.manifest))
     with _closed_on_failure(session):
         integrity.check_tensors(folder.manifest, session)
-    return _proven(folder, pipeline, session)
+    in_its_place = folder.manifest.model_copy(update={"runtime": fallback})
+    return _proven(ModelFolder(folder.path, in_its_place), pipeline, session)
 
 
-def _proven(folder: ModelFolder, pipeline: FastPipeline, session: Session) -> Session:
+def _proven(folder: ModelFolder, pipeline: Pipeline, session: Session) -> Session:
     with _closed_on_failure(session):
         cases = integrity.golden_cases(folder)[:1]
-        integrity.check_golden(folder.manifest, session, cases, integrity.golden_items(cases, pipeline))
+        integrity.check_golden(folder.manifest, session, cases, integrity.golden_items(cases, pipeline, session))
     return session
 
 

@@ -34,8 +34,19 @@ class Session(Protocol):
         """Outputs without their batch axis."""
         ...
 
+    @property
+    def proof(self) -> str:
+        """In which precision it was seen to compute, and how that was seen: `fp32: 54 of 54 layers; read from …`."""
+        ...
+
     def run(self, batch: Tensors) -> Tensors:
-        """Run one batch: arrays with items along axis 0, in and out. Blocks; releases the GIL where it computes."""
+        """Run one batch: arrays with items along axis 0, in and out. Blocks; releases the GIL where it computes.
+
+        Raises:
+            InputNotAccepted: the batch is not what the model takes; nothing was computed.
+            OutOfMemory: there was no memory for it.
+            RuntimeFault: it failed; what the framework said is not passed on, as that may quote tensors.
+        """
         ...
 
     def close(self) -> None:

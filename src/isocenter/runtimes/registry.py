@@ -29,6 +29,9 @@ RUNTIMES: dict[str, RuntimeEntry] = {
     entry.kind: entry
     for entry in (
         RuntimeEntry("onnxruntime", "isocenter.runtimes.onnxruntime", "OnnxRuntime", "onnxruntime", "onnxruntime", ""),
+        RuntimeEntry("triton", "isocenter.runtimes.triton", "TritonRuntime", "", "grpcio", "triton"),
+        RuntimeEntry("torch", "isocenter.runtimes.torch", "Torch", "torch", "torch", "torch"),
+        RuntimeEntry("openvino", "isocenter.runtimes.openvino", "OpenVino", "openvino", "openvino", "openvino"),
         RuntimeEntry("synthetic", "isocenter.runtimes.synthetic", "SyntheticRuntime", "", "", ""),
     )
 }

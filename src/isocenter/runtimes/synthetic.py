@@ -129,7 +129,8 @@ class SyntheticSession:
 
     Its output memory is used again by the next run: the harshest thing that a session may do.
     `runs` lists the first elements of every batch at the moment that its run began.
-    With `labels`, it answers with that many scores instead: the item's mean, times 1, 2, 3 and so on.
+    With `labels`, it answers with that many scores instead: the item's mean, times 1, 2, 3 and so on. With `voxels`
+    as well, with scores for every voxel: those of its first channel, times 0, 1, 2 and so on.
     """
 
     def __init__(
@@ -140,10 +141,13 @@ class SyntheticSession:
         gate: Gate | None = None,
         faults: Faults | None = None,
         labels: int = 0,
+        voxels: bool = False,
     ) -> None:
         self.inputs = (TensorSpec(INPUT, np.dtype(np.float32), shape),)
         checksums = TensorSpec(OUTPUT, np.dtype(np.float64), ())
-        self.outputs = (TensorSpec(SCORES, np.dtype(np.float32), (labels,)) if labels else checksums,)
+        grid = shape[1:] if voxels else ()
+        self.outputs = (TensorSpec(SCORES, np.dtype(np.float32), (labels, *grid)) if labels else checksums,)
+        self.proof = "fp32: nothing is multiplied; a checksum, or a mean"
         self.runs: list[tuple[float, ...]] = []
         self.closed = False
         self._cost = cost
@@ -190,6 +194,8 @@ class SyntheticSession:
         (output,) = self.outputs
         if output.name == OUTPUT:
             return checksum(item)
+        if len(output.shape) > 1:
+            return np.stack([label * item[0] for label in range(output.shape[0])])
         scores: Array = np.arange(1, 1 + output.shape[0]) * item.mean(dtype=np.float64)
         return scores
 
@@ -223,8 +229,9 @@ def checksum(array: Array) -> float:
 class SyntheticRuntime:
     """`runtime.kind: synthetic`. The file is not read.
 
-    Options of what it computes: `elements` of an item (4), or `image` (such as "3x8x8") and `labels`: tensors `x` and
-    `scores`, as a classifier has them. Of what a run costs: `base_ms`, `per_item_ms` (0), `busy` (true).
+    Options of what it computes: `elements` of an item (4), or `image` (such as "3x8x8", or "1x8x8x8") and `labels`:
+    tensors `x` and `scores`, as a classifier has them, or a segmenter with `voxels` (false). Of what a run costs:
+    `base_ms`, `per_item_ms` (0), `busy` (true).
 
     Options of what goes wrong after the first `healthy_runs` (0) of a session: every `fail_every`-th run raises, every
     `hang_every`-th does not end (0: none), one of more than `oom_above` items has no memory (0: none is). `fails_while`
@@ -236,6 +243,7 @@ class SyntheticRuntime:
         "elements": 4,
         "image": "",
         "labels": 0,
+        "voxels": False,
         "base_ms": 0.0,
         "per_item_ms": 0.0,
         "busy": True,
@@ -272,7 +280,13 @@ class SyntheticRuntime:
             oom_above=int(chosen["oom_above"]) or None,
             fail_always=sick,
         )
-        return SyntheticSession(shape=_shape(chosen), cost=cost, faults=faults, labels=int(chosen["labels"]))
+        return SyntheticSession(
+            shape=_shape(chosen),
+            cost=cost,
+            faults=faults,
+            labels=int(chosen["labels"]),
+            voxels=bool(chosen["voxels"]),
+        )
 
 
 def _shape(chosen: Mapping[str, str | int | float | bool]) -> tuple[int, ...]:
@@ -280,7 +294,9 @@ def _shape(chosen: Mapping[str, str | int | float | bool]) -> tuple[int, ...]:
     if not image:
         return (int(chosen["elements"]),)
     try:
-        channels, height, width = (int(side) for side in image.split("x"))
-    except ValueError as error:
-        raise BadManifest(f"image {image!r} of the synthetic runtime is not of the form 3x8x8") from error
-    return channels, height, width
+        shape = tuple(int(side) for side in image.split("x"))
+    except ValueError:
+        shape = ()
+    if len(shape) not in (3, 4) or min(shape) < 1:
+        raise BadManifest(f"image {image!r} of the synthetic runtime is not of the form 3x8x8")
+    return shape

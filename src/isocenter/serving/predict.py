@@ -7,7 +7,7 @@ from typing import Any
 
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
-from isocenter.core.errors import BadInput, DeadlineExceeded
+from isocenter.core.errors import BadInput, DeadlineExceeded, WrongTask
 from isocenter.core.events import Observer, Shed
 from isocenter.core.request import Request
 from isocenter.core.tensor import Array, FloatArray
@@ -18,6 +18,7 @@ from isocenter.imaging.codecs.raster import decode, read_header
 from isocenter.imaging.image import Note
 from isocenter.imaging.limits import ImageLimits
 from isocenter.imaging.transforms import accepts
+from isocenter.imaging.transforms.fast import FastPipeline
 from isocenter.repository.load import ServedModel
 from isocenter.repository.repository import Repository
 from isocenter.serving.cpu_pool import CpuPool, PoolFull
@@ -96,7 +97,9 @@ class Predict:
             Refused, DeadlineExceeded: it could not be answered in time.
         """
         ready_in_s = self._pool.ready_in_s(here=self._decode_here_max_pixels > 0)
-        self._repository.resolve(model, version).engine.check(deadline, priority=priority, ready_in_s=ready_in_s)
+        served = self._repository.resolve(model, version)
+        refuse_other_task(served, "classification")
+        served.engine.check(deadline, priority=priority, ready_in_s=ready_in_s)
 
     async def __call__(
         self,
@@ -118,8 +121,9 @@ class Predict:
         """
         entered_s = self._clock.now_s()
         served = self._repository.resolve(model, version)
+        refuse_other_task(served, "classification")
         if deadline is None:
-            deadline = _own_deadline(served, entered_s)
+            deadline = own_deadline(served, entered_s)
         header = self._glance(image)
         here = self._is_small(image, header)
         place = served.engine.reserve(deadline, priority=priority, ready_in_s=self._pool.ready_in_s(here=here))
@@ -148,7 +152,7 @@ class Predict:
             probabilities=dict(zip(map(str, labels), probabilities, strict=True)),
             model=served.name,
             version=served.version,
-            warnings=prepared.notes + _fallback_note(result.fallback),
+            warnings=prepared.notes + fallback_note(result.fallback),
             fallback=result.fallback,
             stages_s={
                 "decode_wait": prepared.started_s - entered_s,
@@ -164,7 +168,7 @@ class Predict:
 
     def default_deadline(self, model: str | None, version: int | None, *, arrived_s: float) -> Deadline:
         """The model's own deadline for a request that arrived at an instant; an unknown model is refused here."""
-        return _own_deadline(self._repository.resolve(model, version), arrived_s)
+        return own_deadline(self._repository.resolve(model, version), arrived_s)
 
     def meant_by(self, model: str | None, version: int | None) -> tuple[str, int]:
         """The name and version that a request means; an empty name and 0 if it means none that is served."""
@@ -224,9 +228,24 @@ class Predict:
             raster = from_array(image, limits=self._limits)
         noticed = accepts.check(served.manifest.input.accepts, raster)
         decoded_s = self._clock.now_s()
+        assert isinstance(served.pipeline, FastPipeline)
         prepared = served.pipeline(raster, out=room[served.manifest.input.tensor] if room else None)
         notes = (*raster.notes, *noticed, *prepared.notes)
         return _Prepared(prepared.tensor, notes, started_s, decoded_s, self._clock.now_s())
+
+
+def refuse_other_task(served: ServedModel, task: str) -> None:
+    """See that a model answers this kind of question.
+
+    Raises:
+        WrongTask: it does not.
+    """
+    found = served.manifest.task
+    if found != task:
+        raise WrongTask(
+            f"{served.name} {served.version} is a model for {found}, asked for was {task}",
+            details={"task": found, "asked": task},
+        )
 
 
 def activate(logits: Array, activation: str) -> list[float]:
@@ -249,11 +268,13 @@ def activate(logits: Array, activation: str) -> list[float]:
     return values
 
 
-def _fallback_note(fallback: str) -> tuple[Note, ...]:
+def fallback_note(fallback: str) -> tuple[Note, ...]:
+    """What an answer says that did not come from the model's own runtime."""
     if not fallback:
         return ()
     return (Note("fallback", f"the model's own runtime is being restarted; {fallback} answered"),)
 
 
-def _own_deadline(served: ServedModel, from_s: float) -> Deadline:
+def own_deadline(served: ServedModel, from_s: float) -> Deadline:
+    """The model's own deadline for a request that came at an instant."""
     return Deadline.after(served.manifest.slo.timeout_ms / 1e3, now_s=from_s)

@@ -19,7 +19,7 @@ from isocenter.engine.link.client import EngineLink
 from isocenter.engine.link.figures import FrontEndFigures
 from isocenter.engine.link.remote import RemoteEngine
 from isocenter.engine.memory import Footprint
-from isocenter.imaging.transforms.fast import FastPipeline
+from isocenter.repository.golden import pipeline_of
 from isocenter.repository.layout import ModelFolder
 from isocenter.repository.load import ServedModel
 from isocenter.repository.manifest import Manifest
@@ -185,7 +185,7 @@ def _served(engine: RemoteEngine) -> ServedModel:
     return ServedModel(
         folder=ModelFolder(Path(about["path"]), manifest),
         digest=about["digest"],
-        pipeline=FastPipeline(manifest.transforms),
+        pipeline=pipeline_of(manifest),
         engine=engine,
         service_s=dict(about["service_s"]),
         footprint=Footprint(footprint[0], dict(footprint[1])) if footprint else None,

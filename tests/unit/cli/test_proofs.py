@@ -16,7 +16,7 @@ def broken() -> ModelFolder:
 def test_without_a_manifest_nothing_else_can_be_tried() -> None:
     first, *others = prove(broken)
     assert (first.name, first.ok, first.code) == ("manifest", False, "bad_manifest")
-    assert [proof.ok for proof in others] == [None] * 6
+    assert [proof.ok for proof in others] == [None] * 8
     assert {proof.summary for proof in others} == {"not tried: needs the manifest", "not tried: needs golden inputs"}
 
 

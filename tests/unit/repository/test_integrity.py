@@ -40,12 +40,16 @@ class FakeSession:
     def run(self, batch: Tensors) -> Tensors:
         return {"logits": self._compute(batch["image"])}
 
+    @property
+    def proof(self) -> str:
+        return "fp32: a fake"
+
     def close(self) -> None: ...
 
 
 MANIFEST = Manifest.model_validate(MANIFEST_DATA)
-ITEMS = [np.full((3, 2, 2), value, np.float32) for value in (0.25, 1.0, -2.0)]
-CASES = [GoldenCase(f"case-{n}", b"", sums(item[None])[0]) for n, item in enumerate(ITEMS)]
+ITEMS: list[Tensors] = [{"image": np.full((3, 2, 2), value, np.float32)} for value in (0.25, 1.0, -2.0)]
+CASES = [GoldenCase(f"case-{n}", b"", sums(item["image"][None])[0]) for n, item in enumerate(ITEMS)]
 
 
 def folder(path: Path, weights: bytes, digest: str) -> ModelFolder:
@@ -147,4 +151,5 @@ def test_golden_cases_are_pairs_of_files(tmp_path: Path) -> None:
 
     (case,) = integrity.golden_cases(ModelFolder(tmp_path, MANIFEST))
 
+    assert isinstance(case.expected, np.ndarray)
     assert (case.name, case.image, case.expected.tolist()) == ("a", b"png", [1.0, 2.5])

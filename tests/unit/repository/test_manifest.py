@@ -8,7 +8,7 @@ import yaml
 
 from builders import MANIFEST_DATA
 from isocenter.core.errors import BadManifest
-from isocenter.repository.manifest import read_manifest
+from isocenter.repository.manifest import Manifest, read_manifest
 
 RUNTIME, OUTPUT = MANIFEST_DATA["runtime"], MANIFEST_DATA["output"]
 
@@ -90,3 +90,76 @@ def test_a_file_that_is_no_plain_mapping_is_refused(tmp_path: Path, content: byt
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadManifest, match=r"model\.yaml"):
         read_manifest(tmp_path / "model.yaml")
+
+
+SEGMENTER: dict[str, Any] = {
+    "task": "segmentation",
+    "transforms": None,
+    "input": {"kind": "volume3d", "tensor": "image", "channels": ["t1", "flair"]},
+    "steps": [
+        {"kind": "orient", "axcodes": "RAS"},
+        {"kind": "resample", "spacing_mm": [1, 1, 1]},
+        {"kind": "standardize", "nonzero": True, "per_channel": True},
+    ],
+    "sliding": {"roi": [96, 96, 64], "overlap": 0.5, "mode": "gaussian"},
+    "output": {"tensor": "logits", "activation": "softmax", "labels": ["background", "tumor"]},
+}
+TENSORS = {"task": "tensors", "transforms": None, "input": {"kind": "tensors"}, "output": None}
+
+
+@pytest.mark.parametrize("changes", [{}, SEGMENTER, TENSORS], ids=["classification", "segmentation", "tensors"])
+def test_a_manifest_survives_its_way_to_another_process(tmp_path: Path, changes: dict[str, Any]) -> None:
+    manifest = read_manifest(write(tmp_path, changes))
+
+    assert Manifest.model_validate_json(manifest.model_dump_json(by_alias=True)) == manifest
+
+
+def test_a_segmenter_says_its_channels_its_steps_and_its_windows(tmp_path: Path) -> None:
+    manifest = read_manifest(write(tmp_path, SEGMENTER))
+
+    assert manifest.input.channels == ["t1", "flair"]
+    assert [step.kind for step in manifest.steps] == ["orient", "resample", "standardize"]
+    assert manifest.sliding is not None
+    assert (manifest.sliding.roi, manifest.sliding.sigma_scale) == ((96, 96, 64), 0.125)
+    assert (manifest.output.threshold, manifest.output.back) == (None, "probabilities")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        pytest.param(
+            {"transforms": MANIFEST_DATA["transforms"]}, "transforms does not belong", id="picture transforms"
+        ),
+        pytest.param({"input": {"kind": "tensors"}}, "image2d or volume3d, not tensors", id="tensors"),
+        pytest.param({"output": None}, "output.labels is missing", id="no output"),
+        pytest.param({"sliding": {"roi": [96, 96]}}, "sliding.roi is of 2 spatial axes", id="flat windows"),
+        pytest.param({"sliding": {"roi": [9, 9, 9], "overlap": 1}}, "overlap", id="windows that never move on"),
+        pytest.param({"sliding": {"roi": [9, 9, 9], "overlaps": 0}}, "did you mean 'overlap'", id="misspelt key"),
+        pytest.param({"steps": [{"kind": "orient", "axcode": "RAS"}]}, "did you mean 'axcodes'", id="key of a step"),
+        pytest.param({"steps": [{"kind": "spin"}]}, "steps.0", id="unknown step"),
+        pytest.param({"steps": [{"kind": "resize", "size": [9, 9]}]}, "resize is of 2 spatial axes", id="flat step"),
+        pytest.param({"input": {**SEGMENTER["input"], "channels": ["t1", "t1"]}}, "channels repeat", id="one twice"),
+        pytest.param(
+            {"output": {**SEGMENTER["output"], "labels": ["tumor"]}}, "background and at least one", id="one label"
+        ),
+        pytest.param({"output": {**SEGMENTER["output"], "threshold": 0.4}}, "sigmoid or none", id="threshold"),
+    ],
+)
+def test_what_a_segmenter_cannot_be_is_named(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BadManifest, match=sentence):
+        read_manifest(write(tmp_path, {**SEGMENTER, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        pytest.param({"steps": SEGMENTER["steps"]}, "steps does not belong", id="steps of a classifier"),
+        pytest.param({"sliding": {"roi": [9, 9]}}, "sliding does not belong", id="windows of a classifier"),
+        pytest.param({"input": {**MANIFEST_DATA["input"], "kind": "volume3d"}}, "image2d, not volume3d", id="volume"),
+        pytest.param({**TENSORS, "output": {"labels": ["a"]}}, "output.labels does not belong", id="labels of tensors"),
+        pytest.param({**TENSORS, "steps": SEGMENTER["steps"]}, "steps does not belong", id="steps of tensors"),
+    ],
+)
+def test_what_another_task_says_is_refused(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BadManifest, match=sentence):
+        read_manifest(write(tmp_path, changes))

@@ -92,7 +92,8 @@ def _summary(model: ServedModel) -> ModelSummaryShape:
 
 def _describe(repository: Repository, model: ServedModel, limits: ImageLimits) -> ModelShape:
     manifest = model.manifest
-    taken = next(spec for spec in model.engine.inputs if spec.name == manifest.input.tensor)
+    specs = {spec.name: spec for spec in model.engine.inputs}
+    taken = specs.get(manifest.input.tensor, model.engine.inputs[0])
     return ModelShape(
         name=model.name,
         version=model.version,
@@ -108,7 +109,7 @@ def _describe(repository: Repository, model: ServedModel, limits: ImageLimits) -
         labels=list(manifest.output.labels),
         input=InputShape(
             kind=manifest.input.kind,
-            formats=list(FORMATS),
+            formats=list(FORMATS) if manifest.task == "classification" else [],
             tensor_shape=list(taken.shape),
             accepts=manifest.input.accepts.model_dump(exclude_none=True),
         ),

@@ -1,0 +1,1 @@
+"""From a model's output to an answer: activation and masks."""

@@ -1,0 +1,54 @@
+"""Scores [K, *spatial] to probabilities, probabilities to masks. What is applied is declared, never guessed."""
+
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from isocenter.core.tensor import Array, FloatArray
+
+Activation: TypeAlias = Literal["softmax", "sigmoid", "none"]
+
+
+def probabilities_of(scores: Array, activation: Activation) -> FloatArray:
+    """Apply an activation over axis 0, in float32, with nothing that overflows; `none` leaves them as they are.
+
+    >>> probabilities_of(np.float32([[1000, 0], [1000, 0]]), "softmax")
+    array([[0.5, 0.5],
+           [0.5, 0.5]], dtype=float32)
+    """
+    values: FloatArray = scores.astype(np.float32, copy=activation != "none")
+    if activation == "softmax":
+        values -= values.max(axis=0)
+        np.exp(values, out=values)
+        values /= values.sum(axis=0)
+    elif activation == "sigmoid":
+        # 0.5 * (1 + tanh(x / 2)): the same function, and its exponential cannot overflow.
+        values *= np.float32(0.5)
+        np.tanh(values, out=values)
+        values *= np.float32(0.5)
+        values += np.float32(0.5)
+    return values
+
+
+def threshold_of(activation: Activation, threshold: float | None) -> float | None:
+    """The probability from which a voxel has a label; None: the most probable label is the voxel's.
+
+    >>> threshold_of("sigmoid", None), threshold_of("softmax", None), threshold_of("none", 0.4)
+    (0.5, None, 0.4)
+    """
+    return 0.5 if threshold is None and activation == "sigmoid" else threshold
+
+
+def masks_of(values: Array, threshold: float | None) -> Array:
+    """Which label each voxel has.
+
+    Without a threshold, [*spatial]: the number of the label with the highest value, the first of equals, in the
+    smallest unsigned type. With one, [K, *spatial] of 0 and 1, as labels may lie over one another.
+
+    >>> masks_of(np.float32([[0.4, 0.1], [0.6, 0.9]]), None), masks_of(np.float32([[0.4, 0.9]]), 0.5)
+    (array([1, 1], dtype=uint8), array([[0, 1]], dtype=uint8))
+    """
+    if threshold is not None:
+        return (values >= threshold).astype(np.uint8)
+    best: Array = values.argmax(axis=0)
+    return best.astype(np.uint8 if len(values) <= 256 else np.uint16)

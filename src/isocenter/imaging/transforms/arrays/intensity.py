@@ -1,0 +1,105 @@
+"""Steps that change values and leave the grid alone: float32 in, float32 out."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from isocenter.core.errors import InputNotAccepted
+from isocenter.core.tensor import FloatArray
+from isocenter.imaging.transforms.arrays.steps import ArrayPercentile, Clip, Limit, Scale, ShiftScale, Standardize
+
+
+def scaled(array: FloatArray, step: Scale) -> FloatArray:
+    """`scale`; see the step."""
+
+    def one(values: FloatArray) -> FloatArray:
+        low, high = bounds(values, step.low, step.high)
+        bottom, top = step.to
+        if high == low:
+            return values - np.float32(low) + np.float32(bottom)
+        out = values - np.float32(low)
+        out /= np.float32(high - low + step.eps)
+        out *= np.float32(top - bottom)
+        out += np.float32(bottom)
+        return np.clip(out, np.float32(min(step.to)), np.float32(max(step.to)), out=out) if step.clip else out
+
+    return _by_channel(array, one) if step.per_channel else one(array)
+
+
+def standardized(array: FloatArray, step: Standardize) -> FloatArray:
+    """`standardize`; see the step.
+
+    Raises:
+        InputNotAccepted: there are other channels than means.
+    """
+    means, stds = _each(step.mean, len(array), "mean"), _each(step.std, len(array), "std")
+    given = {len(each) for each in (step.mean, step.std) if each is not None}
+    if not step.per_channel and given <= {1}:
+        return _standardized(array, step, means[0], stds[0])
+    return np.stack([_standardized(*each) for each in zip(array, [step] * len(array), means, stds, strict=True)])
+
+
+def _standardized(values: FloatArray, step: Standardize, mean: float | None, std: float | None) -> FloatArray:
+    chosen = values[values != 0] if step.nonzero else values
+    if not chosen.size:
+        return values
+    middle = float(chosen.mean(dtype=np.float64)) if mean is None else mean
+    spread = float(chosen.std(dtype=np.float64)) if std is None else std
+    out = values - np.float32(middle)
+    out /= np.float32((spread + step.eps) or 1.0)
+    if step.nonzero:
+        out[values == 0] = 0
+    return out
+
+
+def shifted(array: FloatArray, step: ShiftScale) -> FloatArray:
+    """`shift_scale`; see the step.
+
+    Raises:
+        InputNotAccepted: there are other channels than gains or offsets.
+    """
+    ones = (len(array), *[1] * (array.ndim - 1))
+    gain = np.array(_each(step.gain, len(array), "gain"), np.float32).reshape(ones)
+    return array * gain + np.array(_each(step.offset, len(array), "offset"), np.float32).reshape(ones)
+
+
+def clipped(array: FloatArray, step: Clip) -> FloatArray:
+    """`clip`; see the step."""
+
+    def one(values: FloatArray) -> FloatArray:
+        low, high = bounds(
+            values, step.low or ArrayPercentile(percentile=0), step.high or ArrayPercentile(percentile=100)
+        )
+        return np.clip(values, np.float32(low), np.float32(high))
+
+    return _by_channel(array, one) if step.per_channel else one(array)
+
+
+def bounds(values: FloatArray, low: Limit, high: Limit) -> tuple[float, float]:
+    """What two limits come to for these values."""
+    asked = [limit.percentile for limit in (low, high) if isinstance(limit, ArrayPercentile)]
+    found = iter(_percentiles(values, asked))
+    first, second = (next(found) if isinstance(limit, ArrayPercentile) else limit.value for limit in (low, high))
+    return first, second
+
+
+def _percentiles(values: FloatArray, asked: list[float]) -> list[float]:
+    ends = {0.0: np.min, 100.0: np.max}
+    if all(each in ends for each in asked):  # without sorting anything
+        return [float(ends[each](values)) for each in asked]
+    return [float(each) for each in np.percentile(values, asked)]
+
+
+def _by_channel(array: FloatArray, change: Callable[[FloatArray], FloatArray]) -> FloatArray:
+    return np.stack([change(channel) for channel in array])
+
+
+def _each(values: Sequence[float] | None, channels: int, what: str) -> Sequence[float | None]:
+    if values is None or len(values) == 1:
+        return [values[0] if values else None] * channels
+    if len(values) != channels:
+        raise InputNotAccepted(
+            f"there are {channels} channels and {len(values)} values of {what}",
+            details={"channels": channels, what: len(values)},
+        )
+    return values

@@ -1,0 +1,285 @@
+"""Segment: one volume or picture in, a mask on its own grid out.
+
+Windows of one volume form a group: they share batches with whoever else is there, and take turns with them.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from isocenter.core.clock import Clock
+from isocenter.core.deadline import Deadline
+from isocenter.core.errors import DeadlineExceeded, InputNotAccepted, Overloaded, RuntimeFault
+from isocenter.core.events import Observer, Shed
+from isocenter.core.request import Request, Result
+from isocenter.core.tensor import Array, FloatArray
+from isocenter.imaging.geometry import Geometry
+from isocenter.imaging.image import Note
+from isocenter.imaging.postprocess.activation import masks_of, probabilities_of, threshold_of
+from isocenter.imaging.sliding.merge import Merge, Whole, in_half
+from isocenter.imaging.sliding.plan import Sliding, WindowPlan, plan
+from isocenter.imaging.sliding.weights import importance
+from isocenter.imaging.transforms.arrays.pipeline import ArrayPipeline, PreparedVolume, Trail
+from isocenter.imaging.volume import Volume
+from isocenter.repository.load import ServedModel
+from isocenter.repository.manifest import Manifest
+from isocenter.repository.repository import Repository
+from isocenter.serving.cpu_pool import CpuPool, PoolFull
+from isocenter.serving.predict import fallback_note, own_deadline, refuse_other_task
+
+_RANK = {"image2d": 2, "volume3d": 3}
+# Twice what the instances can take, so that the next batch is there when one of them is done.
+_BATCHES_AHEAD = 2
+_AGAIN_AFTER_S = 0.05
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Segmentation:
+    """The answer for one volume."""
+
+    mask: Array
+    """On the source grid. Labels that exclude each other: [*spatial], the number of each voxel's label, 0 is the
+    background. Labels that may overlap: [K, *spatial] of 0 and 1, one layer a label."""
+    labels: tuple[str | int, ...]
+    geometry: Geometry
+    """Of the source, and so of the mask."""
+    probabilities: FloatArray | None
+    """[K, *spatial] on the source grid, if they were asked for."""
+    model: str
+    version: int
+    windows: int
+    """Runs of the model that the answer was merged from."""
+    warnings: tuple[Note, ...]
+    stages_s: dict[str, float]
+    """Seconds by stage, in the order in which they happened."""
+    fallback: str = ""
+    """What answered windows in place of the model's own runtime; empty: the model's own did."""
+
+    def of(self, label: str | int) -> Array:
+        """Which voxels have a label, [*spatial] of True and False.
+
+        Raises:
+            ValueError: there is no such label.
+        """
+        number = self.labels.index(label)
+        exclusive = self.mask.ndim == len(self.geometry.shape)
+        return np.asarray(self.mask == number if exclusive else self.mask[number] == 1)
+
+
+class Segment:
+    """The use case. One line a stage; every refusal that a volume can earn comes before any model time."""
+
+    def __init__(self, repository: Repository, pool: CpuPool, *, clock: Clock, observer: Observer) -> None:
+        self._repository = repository
+        self._pool = pool
+        self._clock = clock
+        self._observer = observer
+
+    async def __call__(
+        self,
+        volume: Volume,
+        *,
+        request_id: str,
+        model: str | None = None,
+        version: int | None = None,
+        deadline: Deadline | None = None,
+        priority: int = 0,
+        probabilities: bool = False,
+    ) -> Segmentation:
+        """Answer one volume. Without a deadline, the model's own timeout counts.
+
+        Raises:
+            BadInput: the volume or the name of the model cannot be answered.
+            Refused: not now, or not in the time that is given.
+            DeadlineExceeded: too late.
+            ModelFault: the model failed.
+        """
+        entered_s = self._clock.now_s()
+        served = self._repository.resolve(model, version)
+        refuse_other_task(served, "segmentation")
+        deadline = deadline or own_deadline(served, entered_s)
+        served.engine.check(deadline, priority=priority, ready_in_s=self._pool.ready_in_s())
+        try:
+            started_s, prepared = await self._prepared(served, volume, deadline)
+            prepared_s = self._clock.now_s()
+            windows = _planned(served.manifest.sliding, prepared)
+            self._refuse_too_many(served, windows, deadline)
+            run = _Run(served, windows, prepared, deadline, priority, request_id, self._clock)
+            scores = await run.scores()
+            merged_s = self._clock.now_s()
+            output = served.manifest.output
+            mask, found = await asyncio.to_thread(_finished, scores, served.manifest, prepared.trail, probabilities)
+        except DeadlineExceeded:
+            served.engine.note_late()
+            raise
+        return Segmentation(
+            mask=mask,
+            labels=tuple(output.labels),
+            geometry=volume.geometry,
+            probabilities=found,
+            model=served.name,
+            version=served.version,
+            windows=len(windows),
+            warnings=(*volume.notes, *prepared.notes, *fallback_note(run.fallback)),
+            fallback=run.fallback,
+            stages_s={
+                "wait": started_s - entered_s,
+                "preprocess": prepared_s - started_s,
+                "windows": merged_s - prepared_s,
+                "postprocess": self._clock.now_s() - merged_s,
+            },
+        )
+
+    async def _prepared(self, served: ServedModel, volume: Volume, deadline: Deadline) -> tuple[float, PreparedVolume]:
+        def prepare() -> tuple[float, PreparedVolume]:
+            started_s = self._clock.now_s()
+            return started_s, prepare_volume(served.manifest, served.pipeline, volume)
+
+        try:
+            return await self._pool.run(prepare, deadline)
+        except PoolFull:
+            self._observer.observe(Shed(served.name, served.version, "decode_full"))
+            raise
+
+    def _refuse_too_many(self, served: ServedModel, windows: WindowPlan, deadline: Deadline) -> None:
+        """Refuse a volume whose windows cannot all be run in time, before the first one is."""
+        runs_s = [seconds / size for size, seconds in served.engine.service_s.items()]
+        left_s = deadline.left_s(self._clock.now_s())
+        needed_s = len(windows) * min(runs_s, default=0.0) / max(1, served.engine.instances)
+        if needed_s > left_s:
+            self._observer.observe(Shed(served.name, served.version, "would_be_late"))
+            raise Overloaded(
+                f"{len(windows)} windows take {needed_s:.3f} s, {left_s:.3f} s are left",
+                details={"windows": len(windows), "needed_s": round(needed_s, 3), "left_s": round(left_s, 3)},
+            )
+
+
+class _Run:
+    """The windows of one volume on their way through the engine: so many at once, merged in their order."""
+
+    def __init__(
+        self,
+        served: ServedModel,
+        windows: WindowPlan,
+        prepared: PreparedVolume,
+        deadline: Deadline,
+        priority: int,
+        request_id: str,
+        clock: Clock,
+    ) -> None:
+        self._served, self._windows, self._tensor = served, windows, prepared.tensor
+        self._deadline, self._priority, self._id = deadline, priority, request_id
+        self._clock = clock
+        self._answered = 0
+        self.fallback = ""
+
+    async def scores(self) -> FloatArray:
+        """What the model says of every voxel, [K, *spatial] on the prepared grid."""
+        manifest = self._served.manifest
+        sliding = manifest.sliding or Sliding(roi=self._windows.roi)
+        whole = Whole(self._windows.shape)
+        merge = Merge(self._windows, importance(sliding), whole, half=sliding.sums == "fp16")
+        at_once = max(1, _BATCHES_AHEAD * manifest.batching.max_batch_size * self._served.engine.instances)
+        under_way: deque[asyncio.Task[Result]] = deque()
+        try:
+            for number, at in enumerate(self._windows):
+                if len(under_way) >= at_once:
+                    await self._merge_next(under_way, merge)
+                under_way.append(asyncio.create_task(self._infer(number, at)))
+            while under_way:
+                await self._merge_next(under_way, merge)
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+        merge.finish()
+        return whole.array
+
+    async def _merge_next(self, under_way: "deque[asyncio.Task[Result]]", merge: Merge) -> None:
+        result = await under_way[0]
+        under_way.popleft()
+        self._answered += 1
+        self.fallback = self.fallback or result.fallback
+        output = result.outputs[self._served.manifest.output.tensor]
+        if output.shape[1:] != self._windows.roi:  # an open specification lets anything pass
+            raise RuntimeFault(
+                f"a window of {list(self._windows.roi)} voxels was answered with {list(output.shape)}",
+                details={"roi": [*self._windows.roi], "output": [*output.shape]},
+            )
+        await asyncio.to_thread(merge.add, output)
+
+    async def _infer(self, number: int, at: tuple[int, ...]) -> Result:
+        window = await asyncio.to_thread(self._windows.cut, self._tensor, at)
+        request = Request(
+            f"{self._id}/{number}",
+            {self._served.manifest.input.tensor: window},
+            self._deadline,
+            self._priority,
+            group=self._id if len(self._windows) > 1 else "",
+        )
+        while True:
+            try:
+                return await self._served.engine.infer(request)
+            except Overloaded as error:
+                if not self._answered:
+                    raise
+                # Refused in the middle: what was computed already shall not be lost to a queue that is full for once.
+                await self._clock.sleep_until(self._clock.now_s() + (error.retry_after_s or _AGAIN_AFTER_S))
+
+
+def prepare_volume(manifest: Manifest, pipeline: object, volume: Volume) -> PreparedVolume:
+    """A volume as the model takes it.
+
+    Raises:
+        BadInput: it is of another rank, lacks a channel, holds nothing, or a step cannot take it.
+    """
+    assert isinstance(pipeline, ArrayPipeline)
+    rank = _RANK[manifest.input.kind]
+    if len(volume.geometry.shape) != rank:
+        raise InputNotAccepted(
+            f"the model takes {manifest.input.kind}, this has {len(volume.geometry.shape)} spatial axes",
+            details={"axes": len(volume.geometry.shape), "wanted": rank},
+        )
+    chosen = volume.select(manifest.input.channels)
+    chosen.refuse_unusable()
+    return pipeline(chosen)
+
+
+def _planned(sliding: Sliding | None, prepared: PreparedVolume) -> WindowPlan:
+    shape = prepared.tensor.shape[1:]
+    if sliding is None:
+        return plan(shape, shape, overlap=0.0)
+    return plan(shape, sliding.roi, overlap=sliding.overlap, rule=sliding.rule)
+
+
+def _finished(scores: FloatArray, manifest: Manifest, trail: Trail, wanted: bool) -> tuple[Array, FloatArray | None]:
+    """The mask on the source grid, and the probabilities there if they are wanted.
+
+    What was not prepared at all is background, with certainty.
+    """
+    output = manifest.output
+    threshold = threshold_of(output.activation, output.threshold)
+    nothing = _background(len(scores), threshold)
+    if output.back == "labels":
+        values = probabilities_of(scores, output.activation)
+        layers = masks_of(values, threshold)
+        mask = trail.back(layers if threshold is not None else layers[np.newaxis], labels=True)
+        found = trail.back(values, fill=nothing) if wanted else None
+        return mask if threshold is not None else mask[0], found
+    if output.back == "probabilities":
+        values = trail.back(probabilities_of(scores, output.activation), fill=nothing)
+    else:
+        half = manifest.sliding is not None and manifest.sliding.sums == "fp16"
+        back = in_half(trail.back(scores)) if half else trail.back(scores)
+        values = probabilities_of(back, output.activation)
+        if trail.leaves_out:
+            ones = np.ones((1, *scores.shape[1:]), np.uint8)
+            values[:, trail.back(ones, labels=True)[0] == 0] = np.array(nothing, np.float32)[:, np.newaxis]
+    return masks_of(values, threshold), values if wanted else None
+
+
+def _background(labels: int, threshold: float | None) -> Sequence[float]:
+    return [0.0 if threshold is not None or label else 1.0 for label in range(labels)]
