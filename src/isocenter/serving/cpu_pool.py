@@ -28,10 +28,6 @@ class _Job(NamedTuple):
     reply: Reply[Any]
 
 
-class PoolFull(Overloaded):
-    """Too many jobs wait already. Of its own kind, since a job may raise `Overloaded` for other reasons."""
-
-
 class CpuPool:
     """Runs functions that release the GIL. A job whose caller left or whose deadline passed is never started."""
 
@@ -88,15 +84,15 @@ class CpuPool:
         """Run a function on a thread, or `here` on the event loop in its turn; give its answer or its exception.
 
         Raises:
-            PoolFull: too many jobs wait already; `retry_after_s` is what they will take.
+            Overloaded: too many jobs wait already; `retry_after_s` is what they will take.
             DeadlineExceeded: the deadline passed before it was its turn.
         """
         if self._loop is None:
             raise RuntimeError("the pool is not started")
         if self.waiting >= self._max_waiting:
-            raise PoolFull(
+            raise Overloaded(
                 f"{self.waiting} images wait to be decoded, the limit is {self._max_waiting}",
-                details={"waiting": self.waiting, "limit": self._max_waiting},
+                details={"where": "decode", "waiting": self.waiting, "limit": self._max_waiting},
                 retry_after_s=max(0.1, self.ready_in_s(here=here)),
             )
         reply: Reply[T] = Reply(self._loop)

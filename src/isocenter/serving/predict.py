@@ -7,7 +7,7 @@ from typing import Any
 
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
-from isocenter.core.errors import BadInput, DeadlineExceeded, WrongTask
+from isocenter.core.errors import BadInput, DeadlineExceeded, Overloaded, WrongTask
 from isocenter.core.events import Observer, Shed
 from isocenter.core.request import Request
 from isocenter.core.tensor import Array, FloatArray
@@ -21,7 +21,7 @@ from isocenter.imaging.transforms import accepts
 from isocenter.imaging.transforms.fast import FastPipeline
 from isocenter.repository.load import ServedModel
 from isocenter.repository.repository import Repository
-from isocenter.serving.cpu_pool import CpuPool, PoolFull
+from isocenter.serving.cpu_pool import CpuPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +213,9 @@ class Predict:
                 )
             room = place.room
             return await self._pool.run(lambda: self._prepare(served, image, header, room), deadline)
-        except PoolFull:
-            self._observer.observe(Shed(served.name, served.version, "decode_full"))
+        except Overloaded as refusal:
+            if refusal.details.get("where") == "decode":  # else there was no room for the tensor, and that is told
+                self._observer.observe(Shed(served.name, served.version, "decode_full"))
             raise
 
     def _prepare(

@@ -27,7 +27,7 @@ from isocenter.imaging.volume import Volume
 from isocenter.repository.load import ServedModel
 from isocenter.repository.manifest import Manifest
 from isocenter.repository.repository import Repository
-from isocenter.serving.cpu_pool import CpuPool, PoolFull
+from isocenter.serving.cpu_pool import CpuPool
 from isocenter.serving.predict import fallback_note, own_deadline, refuse_other_task
 
 _RANK = {"image2d": 2, "volume3d": 3}
@@ -140,7 +140,7 @@ class Segment:
 
         try:
             return await self._pool.run(prepare, deadline)
-        except PoolFull:
+        except Overloaded:
             self._observer.observe(Shed(served.name, served.version, "decode_full"))
             raise
 

@@ -12,7 +12,7 @@ import pytest
 from isocenter.core.clock import ManualClock, SystemClock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import BadImage, DeadlineExceeded, Overloaded
-from isocenter.serving.cpu_pool import CpuPool, PoolFull
+from isocenter.serving.cpu_pool import CpuPool
 
 NEVER = Deadline.never()
 
@@ -68,10 +68,10 @@ async def test_a_full_pool_refuses_at_once_with_both_figures(pool: CpuPool) -> N
     running = [asyncio.create_task(pool.run(job, NEVER)) for job in (first, second)]
     await until_started(first)
 
-    with pytest.raises(PoolFull) as refusal:
+    with pytest.raises(Overloaded) as refusal:
         await pool.run(lambda: None, NEVER)
 
-    assert refusal.value.details == {"waiting": 2, "limit": 2}
+    assert refusal.value.details == {"where": "decode", "waiting": 2, "limit": 2}
     assert refusal.value.retry_after_s is not None
     first.let_go()
     second.let_go()
@@ -188,7 +188,7 @@ async def test_a_job_here_that_is_too_late_or_whose_caller_left_is_not_run() -> 
 async def test_a_job_that_found_no_room_elsewhere_is_not_taken_for_a_full_pool(pool: CpuPool, here: bool) -> None:
     with pytest.raises(Overloaded) as refusal:
         await pool.run(_no_room, NEVER, here=here)
-    assert not isinstance(refusal.value, PoolFull)
+    assert refusal.value.details == {}
 
 
 def _no_room() -> NoReturn:
@@ -199,7 +199,7 @@ async def test_jobs_here_count_against_the_same_limit() -> None:
     async with CpuPool(threads=1, max_waiting=2, clock=SystemClock()) as pool:
         first = [asyncio.create_task(pool.run(lambda: None, Deadline.never(), here=True)) for _ in range(2)]
         await asyncio.sleep(0)
-        with pytest.raises(PoolFull):
+        with pytest.raises(Overloaded):
             await pool.run(lambda: None, Deadline.never(), here=True)
         await asyncio.gather(*first)
 
