@@ -7,7 +7,7 @@ PORT   ?= 8000
 export OPENBLAS_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-real faults check format bench bench-peers bench-runtimes docs clean
+.PHONY: help demo serve test test-long test-real faults check format bench bench-peers bench-runtimes docs clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,10 @@ serve: $(VENV)/.core ## Serve models/ at PORT (8000)
 
 test: check ## Everything that must hold: checks, then fast tests, then slow ones
 	$(BIN)/python -m pytest -m "not slow" src tests/unit tests/contract tests/integration
-	$(BIN)/python -m pytest -m "slow and not gpu" tests
+	$(BIN)/python -m pytest -m "slow and not gpu and not long" tests
+
+test-long: $(VENV)/.dev ## The five networks at full size in every runtime: a quarter of an hour
+	$(BIN)/python -m pytest -m long tests
 
 faults: $(VENV)/.dev ## Break things on purpose; who was answered, told why not, lost: benchmarks/results/faults.md
 	$(BIN)/python -m pytest -m fault --fault-table benchmarks/results/faults.md tests

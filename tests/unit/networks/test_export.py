@@ -97,6 +97,7 @@ def test_every_runtime_answers_as_torch_does_alone_and_in_a_batch(one_of_five: E
     assert one_of_five.off(runtime, one_of_five.entry.small_shape, 1, 7) <= 2e-4
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", FIVE)
