@@ -49,7 +49,7 @@ PYTHON: Final[dict[str, tuple[str, ...]]] = {
         "manifest", "layout", "golden", "integrity", "accuracy", "comparison", "composite", "sessions", "footprint",
         "load", "reload", "repository",
     ),
-    "serving": ("predict", "segment", "cpu_pool", "health", "stats", "given", "memory_watch", "budget"),
+    "serving": ("predict", "segment", "cpu_pool", "health", "stats", "given", "memory_watch", "budget", "arriving"),
 }  # fmt: skip
 """The packages that the Python reference shows, with their modules."""
 

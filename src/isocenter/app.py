@@ -6,18 +6,14 @@ takes requests, decodes, and asks the engines.
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
-import resource
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-import cv2
 from starlette.types import ASGIApp
 
 from isocenter.api.http.application import build_http
@@ -30,6 +26,7 @@ from isocenter.core.clock import Clock, SystemClock
 from isocenter.core.errors import BadSettings
 from isocenter.core.events import Observer
 from isocenter.imaging.limits import ImageLimits
+from isocenter.process import settle_process, tune_process
 from isocenter.repository.layout import ModelFolder, scan
 from isocenter.repository.load import ServedModel, load
 from isocenter.repository.reload import Reloader
@@ -52,8 +49,6 @@ from isocenter.telemetry.observer import LogObserver, MutedUntilReady, Observers
 
 # What about 2 ms of decoding are, for the pictures that take longest.
 _HERE_MAX_PIXELS = 400_000
-_OTHER_FILES = 256
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +291,7 @@ async def serve(settings: Settings, *, announce: Callable[[str, int], None] = la
                 server = http_server(service.http, settings)
                 running = asyncio.create_task(server.serve(sockets=[listener]), name="http")
                 await server.listening.wait()
+                settle_process()
                 host, port, url = address(listener)
                 logger.info("ready", extra={"host": host, "port": port, "models": len(list(service.repository))})
                 announce(url, len({model.name for model in service.repository}))
@@ -325,25 +321,6 @@ async def drain(door: Door, settings: Settings) -> tuple[int, float]:
             await door.emptied()
     await lingered
     return door.inside, round(asyncio.get_running_loop().time() - started_s, 3)
-
-
-def tune_process(max_connections: int = 0) -> None:
-    """Process-wide choices that libraries leave to the program.
-
-    OpenCV's and BLAS' own threads would compete with the decode pool for the same cores. On glibc, memory that was
-    freed is kept up to a bound: handing 600 KB arrays back to the system and taking them again costs more (page
-    faults) than decoding does. There shall be files for all connections, as far as the system allows.
-    """
-    cv2.setNumThreads(1)
-    sys.setswitchinterval(0.001)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = max_connections + _OTHER_FILES
-    if resource.RLIM_INFINITY not in (soft, hard) and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 4 * 2**20)
-        libc.mallopt(_M_TRIM_THRESHOLD, 8 * 2**20)
 
 
 @contextmanager

@@ -92,7 +92,7 @@ class Service:
     `async with` loads, proves and warms the models; on the way out, what is in gets its answer first. The settings are
     those of the server (`ISOCENTER_*` variables count, what is given here wins), groups as mappings:
     `Service("models", limits={"max_pixels": 10_000_000})`. Nothing that belongs to the whole process is touched;
-    a program that is all yours may call `isocenter.app.tune_process()` first.
+    a program that is all yours may call `isocenter.process.tune_process()` first.
 
     Raises:
         SetupError: a setting is wrong, or (on entering) a model is not what it claims to be.

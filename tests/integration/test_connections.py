@@ -14,13 +14,14 @@ import uvicorn
 import uvloop
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from isocenter.api.http import protocol as module
+from isocenter.api.http.answer import Answer
 from isocenter.api.http.connection import WhileConnected, http_protocol
-from isocenter.api.http.gate import Gate
+from isocenter.api.http.gate import HEADERS, Gate
 from isocenter.api.http.problems import problem
 from isocenter.core.clock import SystemClock
 from isocenter.core.errors import Abandoned, Overloaded
@@ -57,7 +58,10 @@ def nobody_lingers(monkeypatch: pytest.MonkeyPatch) -> None:
 class Stage:
     """An endpoint whose answers a test holds back, and the server in front of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, glances: bool = False) -> None:
+        self.glances = glances
+        """Whether refusals are made as soon as a head is there."""
+        self.called = 0
         self.go_on = asyncio.Event()
         self.arrived: asyncio.Queue[str] = asyncio.Queue()
         self.ended: asyncio.Queue[str] = asyncio.Queue()
@@ -65,6 +69,7 @@ class Stage:
 
     async def predict(self, request: Request) -> Response:
         """Read the body, wait until the test says so, answer."""
+        self.called += 1
         name = request.headers.get("x-name", "")
         if name == "refused":
             return problem(Overloaded("full", retry_after_s=1.0))
@@ -80,11 +85,17 @@ class Stage:
         await self.ended.put(f"{name} answered")
         return PlainTextResponse(f"{name} {length}")
 
+    def glance(self, scope: Scope) -> Answer | None:
+        """The same refusal, by the head."""
+        refused = scope[HEADERS].get(b"x-name") == b"refused"
+        return problem(Overloaded("full", retry_after_s=1.0)) if refused else None
+
     def app(self, max_connections: float) -> ASGIApp:
         """The gate, as the server has it."""
         return Gate(
             PlainTextResponse("alive"),
             direct={"/predict": self.predict},
+            glances={"/predict": self.glance} if self.glances else None,
             door=self.door,
             clock=SystemClock(),
             logger=logging.getLogger("test-connections"),
@@ -174,7 +185,12 @@ async def serving(
     stage: Stage, *, max_connections: float = float("inf"), silence_s: float = 60.0
 ) -> AsyncIterator[Server]:
     config = uvicorn.Config(
-        stage.app(max_connections), http=http_protocol(), lifespan="off", log_config=None, access_log=False
+        stage.app(max_connections),
+        http=http_protocol(),
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
     )
     config.load()
     config.timeout_keep_alive = silence_s  # type: ignore[assignment]
@@ -307,10 +323,14 @@ def test_pipelined_requests_are_answered_in_order(run: Run) -> None:
     run(scenario())
 
 
+glances = pytest.mark.parametrize("glances", [False, True], ids=["in its turn", "at once"])
+
+
+@glances
 @pytest.mark.parametrize("size", [50_000, 5_000_000])
-def test_a_refused_body_that_was_not_read_leaves_the_connection_usable(run: Run, size: int) -> None:
+def test_a_refused_body_that_was_not_read_leaves_the_connection_usable(run: Run, size: int, glances: bool) -> None:
     async def scenario() -> None:
-        stage = Stage()
+        stage = Stage(glances=glances)
         stage.go_on.set()
         async with serving(stage) as server:
             caller = await server.connect()
@@ -320,13 +340,50 @@ def test_a_refused_body_that_was_not_read_leaves_the_connection_usable(run: Run,
                 assert (status, headers["retry-after"], "connection" in headers) == (429, "1", False)
             await caller.post("taken", size)
             assert (await caller.answer())[2] == b"taken %d" % size
+            assert stage.called == (1 if glances else 4)
 
     run(scenario())
 
 
-def test_who_asks_whether_he_may_send_is_refused_without_being_asked_for_the_body(run: Run) -> None:
+def test_a_refusal_does_not_overtake_the_answer_before_it_on_the_same_connection(run: Run) -> None:
     async def scenario() -> None:
-        stage = Stage()
+        stage = Stage(glances=True)
+        async with serving(stage) as server:
+            caller = await server.connect()
+            for name in ("first", "refused", "refused", "last"):
+                await caller.post(name)
+            await server.until_pipelined(3)
+            stage.go_on.set()
+
+            answers = [await caller.answer() for _ in range(4)]
+
+            assert [status for status, *_ in answers] == [200, 429, 429, 200]
+            assert (answers[0][2], answers[3][2]) == (b"first 3", b"last 3")
+
+    run(scenario())
+
+
+def test_refusals_in_a_row_are_made_without_calling_anybody(run: Run) -> None:
+    async def scenario() -> None:
+        stage = Stage(glances=True)
+        async with serving(stage) as server:
+            caller = await server.connect()
+            for _ in range(50):
+                await caller.post("refused", 20_000)
+
+            answers = [await caller.answer() for _ in range(50)]
+
+            assert {status for status, *_ in answers} == {429}
+            assert len({headers["x-request-id"] for _, headers, _ in answers}) == 50
+            assert stage.called == 0
+
+    run(scenario())
+
+
+@glances
+def test_who_asks_whether_he_may_send_is_refused_without_being_asked_for_the_body(run: Run, glances: bool) -> None:
+    async def scenario() -> None:
+        stage = Stage(glances=glances)
         async with serving(stage) as server:
             caller = await server.connect()
             await caller.send(
@@ -361,10 +418,11 @@ def test_who_asks_whether_he_may_send_and_is_taken_is_asked_for_the_body(run: Ru
     run(scenario())
 
 
+@glances
 @pytest.mark.parametrize("more", ["Connection: close\r\n", ""], ids=["the caller closes", "the server drains"])
-def test_who_sends_before_he_reads_gets_his_refusal_and_not_a_reset(run: Run, more: str) -> None:
+def test_who_sends_before_he_reads_gets_his_refusal_and_not_a_reset(run: Run, more: str, glances: bool) -> None:
     async def scenario() -> None:
-        stage = Stage()
+        stage = Stage(glances=glances)
         if not more:
             stage.door.close()
         async with serving(stage) as server:
@@ -379,6 +437,7 @@ def test_who_sends_before_he_reads_gets_his_refusal_and_not_a_reset(run: Run, mo
     run(scenario())
 
 
+@glances
 @pytest.mark.parametrize(
     "sent",
     [
@@ -388,9 +447,9 @@ def test_who_sends_before_he_reads_gets_his_refusal_and_not_a_reset(run: Run, mo
         pytest.param(HEAD.replace(b"Host", b"X-Name: refused\r\nHost") % 4 + b"body", id="a whole request"),
     ],
 )
-def test_a_connection_on_which_nothing_comes_any_more_is_closed(run: Run, sent: bytes) -> None:
+def test_a_connection_on_which_nothing_comes_any_more_is_closed(run: Run, sent: bytes, glances: bool) -> None:
     async def scenario() -> None:
-        stage = Stage()
+        stage = Stage(glances=glances)
         async with serving(stage, silence_s=0.02) as server:
             caller = await server.connect()
             await caller.send(sent)

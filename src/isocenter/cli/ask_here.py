@@ -5,11 +5,12 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from isocenter.app import Composition, open_service, tune_process
+from isocenter.app import Composition, open_service
 from isocenter.cli.outcome import Outcome, Tell, answered, failed, refused
 from isocenter.core.clock import SystemClock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import IsocenterError, TooManyBytes
+from isocenter.process import tune_process
 from isocenter.settings import Settings
 
 _CLOCK = SystemClock()

@@ -27,9 +27,9 @@ def check(
     what each batch size costs here. The exit code is 1 if a proof fails.
     """
     folder, name, number = which_model(model, models, version)
-    from isocenter.app import tune_process
     from isocenter.cli import console
     from isocenter.cli.proofs import prove
+    from isocenter.process import tune_process
     from isocenter.repository.layout import find
 
     tune_process()

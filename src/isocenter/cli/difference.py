@@ -36,9 +36,9 @@ def difference(
     becomes ready. The exit code is 1 if it lies outside the manifest's gate.
     """
     folder, name, number = which_model(model, models, version)
-    from isocenter.app import tune_process
     from isocenter.cli import console
     from isocenter.cli.progress import progress
+    from isocenter.process import tune_process
     from isocenter.repository import accuracy, comparison
     from isocenter.repository.layout import find
 

@@ -82,8 +82,8 @@ def export(
     """
     from rich.text import Text
 
-    from isocenter.app import tune_process
     from isocenter.cli import console
+    from isocenter.process import tune_process
 
     if (to == "triton") != (out is not None):
         raise typer.BadParameter("--to triton needs --out DIR, and nothing else takes it")

@@ -98,9 +98,9 @@ def import_(
         "folds": folds,
     }  # fmt: skip
     repository = settings_from(models=models).models
-    from isocenter.app import tune_process
     from isocenter.importers.folder import next_version, write_folder
     from isocenter.importers.kinds import kind_of
+    from isocenter.process import tune_process
 
     kind = form or kind_of(source)
     if kind in _BARE and name is None:

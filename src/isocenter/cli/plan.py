@@ -57,10 +57,10 @@ def plan(
     """
     given_bytes = bytes_of(memory) if memory is not None else None
     folder = settings_from(models=models).models
-    from isocenter.app import tune_process
     from isocenter.cli import console
     from isocenter.cli.plan_measuring import measure, there_is
     from isocenter.engine.memory import plan as plan_for
+    from isocenter.process import tune_process
 
     memory_bytes = given_bytes if given_bytes is not None else there_is()
     if memory_bytes is None:

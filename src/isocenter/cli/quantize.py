@@ -39,11 +39,11 @@ def quantize(
     exit code is 2; with --keep it is written, and the exit code is 1.
     """
     folder, name, source_number = which_model(model, models, version)
-    from isocenter.app import tune_process
     from isocenter.cli import console
     from isocenter.cli.progress import progress
     from isocenter.importers import quantize as making
     from isocenter.importers.folder import next_version
+    from isocenter.process import tune_process
     from isocenter.repository.comparison import distinct
     from isocenter.repository.layout import find
 

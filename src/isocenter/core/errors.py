@@ -56,6 +56,8 @@ class IsocenterError(Exception):
     """The root: a sentence for people, a code and details for programs."""
 
     code: ClassVar[str] = "error"
+    holds_s: float = 0.0
+    """For so many seconds, whoever asks the same would hear the same."""
 
     def __init__(
         self, message: str, *, details: Mapping[str, Detail] | None = None, retry_after_s: float | None = None

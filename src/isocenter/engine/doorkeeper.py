@@ -108,10 +108,13 @@ class Doorkeeper:
         )
         if not verdict.admitted:
             # Who comes in a moment and gives no more time would hear the same: refusing has to cost next to nothing.
-            self._refusing_until_s = now_s + min(SAME_ANSWER_S, 0.25 * verdict.late_s)
+            holds_s = min(SAME_ANSWER_S, 0.25 * verdict.late_s)
+            self._refusing_until_s = now_s + holds_s
             self._refused_left_s, self._refused_priority = left_s, priority
             self._refused_late_s = verdict.late_s
-            raise self._late(verdict.late_s, verdict.wait_s)
+            refusal = self._late(verdict.late_s, verdict.wait_s)
+            refusal.holds_s = holds_s
+            raise refusal
 
     def _late(self, late_s: float, wait_s: float) -> Overloaded:
         message = f"it would wait {wait_s:.3f} s and miss a deadline by {late_s:.3f} s"

@@ -53,14 +53,15 @@ class CpuPool:
         """Jobs handed in and not answered yet, the running ones included."""
         return self._waiting + len(self._here)
 
-    def ready_in_s(self, *, here: bool = False) -> float:
-        """Predicted seconds until a job that is handed in now is done, going by the last ones."""
+    def ready_in_s(self, *, here: bool = False, coming: int = 0) -> float:
+        """Predicted seconds until a job that is handed in after `coming` others is done, going by the last ones."""
         if here:
-            return (len(self._here) + 1) * self._here_turn_s
-        if self._waiting < self._count:
+            return (len(self._here) + coming + 1) * self._here_turn_s
+        ahead = self._waiting + coming
+        if ahead < self._count:
             return self._busy_s
         # Not what jobs take but how fast the line moves: threads share cores, a lock, and the loop that they report to.
-        return self._waiting * max(self._gap_s, self._busy_s / self._count) + self._busy_s
+        return ahead * max(self._gap_s, self._busy_s / self._count) + self._busy_s
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -122,12 +123,13 @@ class CpuPool:
         self._turn_is_due = False
         started_s = self._clock.now_s()
         outcome = _outcome_of(self._here.popleft(), started_s)
-        if outcome.tell is not None:
+        if outcome.ran:
             ended_s = self._clock.now_s()
             # While a line stands, a turn takes what the loop does between two jobs as well.
             began_s = max(self._here_ended_s, started_s - 4 * self._here_turn_s) if self._in_line else started_s
             self._here_turn_s = _follow(self._here_turn_s, ended_s - began_s)
             self._here_ended_s = ended_s
+        if outcome.tell is not None:
             outcome.tell(outcome.answer)
         self._in_line = bool(self._here)
         self._take_turns()
@@ -144,7 +146,7 @@ class CpuPool:
     def _run_one(self, job: _Job) -> "_Outcome":
         started_s = self._clock.now_s()
         outcome = _outcome_of(job, started_s)
-        if outcome.tell is not None:
+        if outcome.ran:
             # For estimates only: a lost update between threads does no harm.
             self._busy_s = _follow(self._busy_s, self._clock.now_s() - started_s)
         return outcome
@@ -159,9 +161,10 @@ class CpuPool:
 
     def _finish(self, outcome: "_Outcome") -> None:
         ended_s = self._clock.now_s()
-        if self._waiting > self._count and self._ended_s > -math.inf and outcome.tell is not None:
-            self._gap_s = _follow(self._gap_s, ended_s - self._ended_s)
-        self._ended_s = ended_s if self._waiting > self._count else -math.inf
+        if outcome.ran:  # those who left or are too late take nothing, and say nothing of those to come
+            if self._waiting > self._count and self._ended_s > -math.inf:
+                self._gap_s = _follow(self._gap_s, ended_s - self._ended_s)
+            self._ended_s = ended_s if self._waiting > self._count else -math.inf
         self._waiting -= 1
         if outcome.tell is not None:
             outcome.tell(outcome.answer)
@@ -173,13 +176,13 @@ def _outcome_of(job: _Job, now_s: float) -> "_Outcome":
     if job.deadline.expired(now_s):
         return _Outcome(job.reply.fail, _too_late())
     try:
-        return _Outcome(job.reply.settle, job.run())
+        return _Outcome(job.reply.settle, job.run(), ran=True)
     except IsocenterError as error:
-        return _Outcome(job.reply.fail, without_frames(error))
+        return _Outcome(job.reply.fail, without_frames(error), ran=True)
     except Exception as error:  # a defect of ours; it belongs to its caller all the same
-        return _Outcome(job.reply.fail, error)
+        return _Outcome(job.reply.fail, error, ran=True)
     except BaseException as error:  # some native extensions panic past Exception; the thread must live on
-        return _Outcome(job.reply.fail, RuntimeError(f"decoding raised {type(error).__name__}"))
+        return _Outcome(job.reply.fail, RuntimeError(f"decoding raised {type(error).__name__}"), ran=True)
 
 
 def _follow(mean_s: float, seconds: float) -> float:
@@ -197,3 +200,4 @@ class _Outcome(NamedTuple):
     tell: Callable[[Any], bool] | None
     """How to tell the caller; None if nobody waits."""
     answer: Any = None
+    ran: bool = False

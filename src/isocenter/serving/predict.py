@@ -21,6 +21,7 @@ from isocenter.imaging.transforms import accepts
 from isocenter.imaging.transforms.fast import FastPipeline
 from isocenter.repository.load import ServedModel
 from isocenter.repository.repository import Repository
+from isocenter.serving.arriving import Arriving
 from isocenter.serving.cpu_pool import CpuPool
 
 
@@ -88,18 +89,24 @@ class Predict:
         self._clock = clock
         self._observer = observer
         self._decode_here_max_pixels = decode_here_max_pixels
+        self._arriving = Arriving(clock)
 
     def check(self, model: str | None, version: int | None, deadline: Deadline, *, priority: int = 0) -> None:
         """Refuse a request by its head alone: before its body is read, before a picture is decoded.
+
+        Who is let in here has to come to `__call__` as soon as his body is there.
 
         Raises:
             BadInput: no such model.
             Refused, DeadlineExceeded: it could not be answered in time.
         """
-        ready_in_s = self._pool.ready_in_s(here=self._decode_here_max_pixels > 0)
+        self._arriving.see()
+        here = self._decode_here_max_pixels > 0
+        ready_in_s = self._arriving.lag_s + self._pool.ready_in_s(here=here, coming=self._arriving.count)
         served = self._repository.resolve(model, version)
         refuse_other_task(served, "classification")
         served.engine.check(deadline, priority=priority, ready_in_s=ready_in_s)
+        self._arriving.expect()
 
     async def __call__(
         self,

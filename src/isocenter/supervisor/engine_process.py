@@ -13,13 +13,14 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, fields
 from typing import Any
 
-from isocenter.app import open_engine_room, queued_items, tune_process
+from isocenter.app import open_engine_room, queued_items
 from isocenter.core.clock import SystemClock
 from isocenter.core.events import Event
 from isocenter.engine.engine import InlineEngine
 from isocenter.engine.link.board import Board
 from isocenter.engine.link.figures import FrontEndFigures
 from isocenter.engine.link.server import EngineHost
+from isocenter.process import settle_process, tune_process
 from isocenter.repository.load import ServedModel
 from isocenter.serving.reloading import LocalReload, Reloading
 from isocenter.supervisor.control import Control
@@ -83,6 +84,7 @@ class EngineProcess:
             )
             self._publish()
             versions = list(room.repository)
+            settle_process()
             self._control.say("ready", models=len({model.name for model in versions}), versions=len(versions))
             await self._stop.wait()
         # The engines have finished and stopped, so everybody has been answered.

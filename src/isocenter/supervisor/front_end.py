@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from isocenter.api.http.rehearsal import rehearse
-from isocenter.app import Front, drain, http_server, open_front, tune_process
+from isocenter.app import Front, drain, http_server, open_front
 from isocenter.core.clock import SystemClock
 from isocenter.engine.link.arena import Arena
 from isocenter.engine.link.board import Board
@@ -19,6 +19,7 @@ from isocenter.engine.link.client import EngineLink
 from isocenter.engine.link.figures import FrontEndFigures
 from isocenter.engine.link.remote import RemoteEngine
 from isocenter.engine.memory import Footprint
+from isocenter.process import settle_process, tune_process
 from isocenter.repository.golden import pipeline_of
 from isocenter.repository.layout import ModelFolder
 from isocenter.repository.load import ServedModel
@@ -92,6 +93,7 @@ class FrontEndProcess:
             running = asyncio.create_task(self._server.serve(sockets=[]), name="http")
             telling = asyncio.create_task(self._tell_figures(front), name="figures")
             await self._server.listening.wait()
+            settle_process()
             self._control.say("ready")
             await self._stop.wait()
             self._server.should_exit = True

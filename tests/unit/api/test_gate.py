@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from isocenter.api.http.answer import Answer
 from isocenter.api.http.connection import CONNECTION, Connection
-from isocenter.api.http.gate import HEADERS, Gate
+from isocenter.api.http.gate import HEADERS, REQUEST_ID, STARTED_S, Gate
 from isocenter.core.clock import ManualClock
 from isocenter.core.events import NullObserver
 from isocenter.serving.health import Door
@@ -167,6 +167,89 @@ async def test_a_direct_answer_is_written_with_its_headers_and_those_of_every_an
         },
         {"type": "http.response.body", "body": b"{}"},
     ]
+
+
+def refused(_: Scope) -> Answer | None:
+    return Answer(b"{}", 429)
+
+
+def let_in(_: Scope) -> Answer | None:
+    return None
+
+
+def head(*headers: tuple[bytes, bytes], number: int = 1) -> dict[str, Any]:
+    return {"type": "http", "headers": list(headers), "query_string": b"", CONNECTION: Connection(number)}
+
+
+def test_who_has_to_be_refused_is_refused_by_his_head_with_the_headers_of_every_answer() -> None:
+    app = gate(hello, Door(), glances={"/predict": refused})
+
+    answered = app.refuse_at_once(b"/predict", head((b"x-request-id", b"scan-7")))
+
+    assert answered is not None
+    answer, headers = answered
+    assert (answer.status_code, dict(headers)[b"x-request-id"]) == (429, b"scan-7")
+
+
+@pytest.mark.parametrize(
+    ("path", "scope", "is_open"),
+    [
+        pytest.param(b"/other", head(), True, id="another path"),
+        pytest.param(b"/predict", head(number=8), True, id="a connection too many"),
+        pytest.param(b"/predict", head((b"expect", b"100-continue")), True, id="who asks first"),
+        pytest.param(b"/predict", head(), False, id="a closed door"),
+    ],
+)
+def test_what_is_out_of_the_ordinary_is_called_as_usual(path: bytes, scope: dict[str, Any], is_open: bool) -> None:
+    door = Door()
+    if not is_open:
+        door.close()
+
+    assert gate(hello, door, max_connections=7, glances={"/predict": refused}).refuse_at_once(path, scope) is None
+
+
+async def test_who_is_let_in_by_his_head_keeps_his_request_id_and_his_arrival() -> None:
+    seen: list[tuple[str, float]] = []
+
+    async def direct(request: Request) -> Response:
+        seen.append((request.scope[REQUEST_ID], request.scope[STARTED_S]))
+        return Answer(b"{}")
+
+    clock = ManualClock(5.0)
+    app = Gate(
+        hello,
+        door=Door(),
+        clock=clock,
+        logger=LOGGER,
+        observer=NullObserver(),
+        direct={"/predict": direct},
+        glances={"/predict": let_in},
+    )
+    scope = head() | {"method": "POST", "path": "/predict"}
+    assert app.refuse_at_once(b"/predict", scope) is None
+    given = scope[REQUEST_ID]
+    clock.advance(1.0)
+
+    async def send(_: Message) -> None: ...
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    await app(scope, receive, send)
+
+    assert seen == [(given, 5.0)]
+
+
+def test_an_unexpected_error_at_a_glance_is_a_500(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(_: Scope) -> Answer | None:
+        raise ValueError("patient name")
+
+    answered = gate(hello, Door(), glances={"/predict": broken}).refuse_at_once(b"/predict", head())
+
+    assert answered is not None
+    assert answered[0].status_code == 500
+    assert b"patient" not in bytes(answered[0].body)
+    assert [record.message for record in caplog.records] == ["unexpected"]
 
 
 async def test_a_direct_answer_during_a_drain_closes_the_connection() -> None:

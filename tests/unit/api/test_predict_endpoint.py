@@ -13,7 +13,7 @@ from isocenter.api.http.gate import HEADERS, REQUEST_ID, STARTED_S
 from isocenter.api.http.predict import PredictEndpoint
 from isocenter.core.clock import ManualClock
 from isocenter.core.deadline import Deadline
-from isocenter.core.errors import BadImage, IsocenterError
+from isocenter.core.errors import BadImage, IsocenterError, Overloaded
 from isocenter.core.events import Answered, Event
 from isocenter.serving.budget import ByteBudget
 from isocenter.serving.predict import Predict, Prediction
@@ -28,12 +28,16 @@ class HeldBack:
         self.begun = 0
         self.go_on = asyncio.Event()
         self.refusal: IsocenterError | None = None
+        self.at_the_door: IsocenterError | None = None
+        self.checked = 0
 
     def default_deadline(self, model: str | None, version: int | None, *, arrived_s: float) -> Deadline:
         return Deadline.after(60.0, now_s=arrived_s)
 
     def check(self, *_: object) -> None:
-        pass
+        self.checked += 1
+        if self.at_the_door is not None:
+            raise self.at_the_door
 
     def meant_by(self, *_: object) -> tuple[str, int]:
         return "lungs", 3
@@ -53,20 +57,20 @@ class Codes:
         self.seen: list[str] = []
 
     def observe(self, event: Event) -> None:
-        assert isinstance(event, Answered)
-        self.seen.append(event.code)
+        self.seen.append(event.code if isinstance(event, Answered) else type(event).__name__)
 
 
 class Stage:
     """The endpoint between a fake caller and a fake use case."""
 
     def __init__(self, limit_bytes: int = 100) -> None:
+        self.clock = ManualClock()
         self.budget = ByteBudget(limit_bytes)
         self.predict = HeldBack()
         self.codes = Codes()
         self.read = 0
         self.endpoint = PredictEndpoint(
-            cast(Predict, self.predict), max_bytes=80, bodies=self.budget, clock=ManualClock(), observer=self.codes
+            cast(Predict, self.predict), max_bytes=80, bodies=self.budget, clock=self.clock, observer=self.codes
         )
 
     async def ask(self, size: int, *, declared: bool = True, connection: Connection | None = None) -> tuple[int, Any]:
@@ -82,6 +86,12 @@ class Stage:
             scope[CONNECTION] = connection
         response = await self.endpoint(Request(scope, receive))
         return response.status_code, orjson.loads(response.body)
+
+    def glance(self, query: bytes = b"", headers: dict[bytes, bytes] | None = None) -> tuple[int, bytes] | None:
+        """What a head alone is answered with."""
+        scope = {"type": "http", "query_string": query, HEADERS: headers or {}}
+        answer = self.endpoint.glance(scope | {STARTED_S: self.clock.now_s(), REQUEST_ID: "7"})
+        return answer and (answer.status_code, bytes(answer.body))
 
 
 async def turns() -> None:
@@ -146,3 +156,64 @@ async def test_work_for_a_caller_who_left_is_not_begun() -> None:
     await stage.ask(60, connection=connection)
 
     assert (stage.predict.begun, stage.read, stage.codes.seen) == (0, 0, ["abandoned"])
+
+
+def overloaded(holds_s: float = 0.0) -> Overloaded:
+    refusal = Overloaded("late", details={"late_s": 0.1}, retry_after_s=0.2)
+    refusal.holds_s = holds_s
+    return refusal
+
+
+def test_a_head_is_refused_for_the_reason_that_the_use_case_gives() -> None:
+    stage = Stage()
+    stage.predict.at_the_door = overloaded()
+
+    found = stage.glance()
+
+    assert found is not None
+    assert (found[0], orjson.loads(found[1])["error"]["code"]) == (429, "overloaded")
+    assert stage.codes.seen == ["overloaded"]
+
+
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [
+        (b"modle=x", {}),
+        (b"", {b"x-timeout-ms": b"soon"}),
+        (b"", {b"content-length": b"1000000"}),
+    ],
+)
+def test_what_is_wrong_with_a_head_is_not_told_at_a_glance(query: bytes, headers: dict[bytes, bytes]) -> None:
+    stage = Stage()
+    stage.predict.at_the_door = overloaded()
+
+    assert stage.glance(query, headers) is None
+    assert stage.codes.seen == []
+
+
+async def test_who_was_let_in_by_his_head_is_not_judged_a_second_time() -> None:
+    stage = Stage()
+    stage.predict.go_on.set()
+    scope = {"type": "http", "query_string": b"", "headers": [], HEADERS: {}, STARTED_S: 0.0, REQUEST_ID: "7"}
+    assert stage.endpoint.glance(scope) is None
+    stage.predict.at_the_door = overloaded()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"abc"}
+
+    assert (await stage.endpoint(Request(scope, receive))).status_code == 200
+    assert stage.predict.checked == 1
+
+
+def test_a_refusal_that_holds_is_given_again_to_whoever_asks_the_same_and_is_counted_each_time() -> None:
+    stage = Stage()
+    stage.predict.at_the_door = overloaded(holds_s=0.004)
+    first = stage.glance(headers={b"x-timeout-ms": b"100"})
+    stage.predict.at_the_door = None
+
+    assert stage.glance(headers={b"x-timeout-ms": b"100"}) == first
+    assert stage.codes.seen == ["overloaded", "Shed", "overloaded"]
+    assert stage.glance(headers={b"x-timeout-ms": b"9000"}) is None, "who gives more time may be let in"
+    assert stage.glance(b"model=other", {b"x-timeout-ms": b"100"}) is None
+    stage.clock.advance(0.004)
+    assert stage.glance(headers={b"x-timeout-ms": b"100"}) is None, "it holds no longer"

@@ -214,5 +214,26 @@ async def test_the_pool_predicts_from_what_jobs_took() -> None:
         assert pool.ready_in_s(here=True) < 3.0, "one odd job moves it little"
 
 
+@pytest.mark.parametrize("here", [False, True])
+async def test_jobs_that_came_too_late_say_nothing_of_those_to_come(here: bool) -> None:
+    clock = ManualClock(0.0)
+    async with CpuPool(threads=1, max_waiting=99, clock=clock) as pool:
+        await pool.run(lambda: clock.advance(2.0), NEVER, here=here)
+        for _ in range(30):
+            with pytest.raises(DeadlineExceeded):
+                await pool.run(lambda: None, Deadline(1.0), here=here)
+        await pool.run(lambda: clock.advance(2.0), NEVER, here=here)
+
+        assert pool.ready_in_s(here=here) == pytest.approx(2.0), "the collapse: all are let in, and all are too late"
+
+
+async def test_those_who_are_coming_stand_before_the_next_one() -> None:
+    clock = ManualClock(0.0)
+    async with CpuPool(threads=1, max_waiting=9, clock=clock) as pool:
+        for here in (False, True):
+            await pool.run(lambda: clock.advance(2.0), NEVER, here=here)
+            assert pool.ready_in_s(here=here, coming=3) == pytest.approx(8.0)
+
+
 def _refuse() -> NoReturn:
     raise BadImage("broken")

@@ -65,6 +65,7 @@ def build_http(
     return Gate(
         app,
         direct={"/predict": endpoint},
+        glances={"/predict": endpoint.glance},
         door=door,
         clock=clock,
         logger=logger,

@@ -26,6 +26,9 @@ from isocenter.serving.health import Door
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 """Its answer has a whole body: nothing is streamed."""
 
+Glance: TypeAlias = Callable[[Scope], Answer | None]
+"""Answers a request by its head, if it has to be refused now. Reads HEADERS, STARTED_S and the query string."""
+
 HEADERS: Final = "isocenter.headers"
 """Where the headers stand as a mapping of bytes, lower case; of one given twice, the first."""
 REQUEST_ID: Final = "isocenter.request_id"
@@ -41,7 +44,8 @@ class Gate:
     """Counts who is inside, so that a drain knows when the last one has left.
 
     `direct` holds the endpoints, by path, whose POST skips the framework: for a small model, routing and dependency
-    solving would cost as much as the model.
+    solving would cost as much as the model. `glances` hold, by path, those who can refuse a POST by its head: at four
+    times of what a machine can do, three of four requests are refused, and their cost comes off the fourth.
     """
 
     def __init__(
@@ -53,11 +57,13 @@ class Gate:
         logger: logging.Logger,
         observer: Observer,
         direct: Mapping[str, Endpoint] | None = None,
+        glances: Mapping[str, Glance] | None = None,
         max_connections: float = math.inf,
     ) -> None:
         """Put it in front of `app`. Connections beyond `max_connections` are told to come back later, and closed."""
         self._app = app
         self._direct = direct or {}
+        self._glances = {path.encode("ascii"): glance for path, glance in (glances or {}).items()}
         self._door = door
         self._clock = clock
         self._logger = logger
@@ -71,12 +77,8 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # Since its head came, where the server says so: the loop may have had much to do before it came to this.
-        arrived_s = scope.get(ARRIVED_S)
-        scope[STARTED_S] = self._clock.now_s() if arrived_s is None else arrived_s
-        scope[HEADERS] = headers = dict(reversed(scope["headers"]))
-        given = headers.get(b"x-request-id")
-        scope[REQUEST_ID] = given.decode("ascii") if given and _SAFE_ID.fullmatch(given) else next(self._ids)
+        if HEADERS not in scope:
+            self._begin(scope)
         if scope["path"] in ALWAYS_OPEN:
             await self._app(scope, receive, self._sender(scope, send))
             return
@@ -93,6 +95,35 @@ class Gate:
                 await self._directly(endpoint, scope, receive, send)
         finally:
             self._door.leave()
+
+    def refuse_at_once(self, path: bytes, scope: Scope) -> tuple[Answer, list[tuple[bytes, bytes]]] | None:
+        """The answer to a POST that has to be refused now, and its headers; None to all others, to be called as usual.
+
+        The scope holds what is known when the head of a request is there: headers and query string.
+        """
+        glance = self._glances.get(path)
+        connection: Connection | None = scope.get(CONNECTION)
+        beyond = connection is not None and connection.number > self._max_connections
+        if glance is None or beyond or not self._door.is_open:
+            return None
+        self._begin(scope)
+        if b"expect" in scope[HEADERS]:
+            return None
+        try:
+            answer = glance(scope)
+        except Exception:
+            answer = self._unexpected(scope)
+        if answer is None:
+            return None
+        return answer, self._finished(answer.raw_headers, answer.status_code, scope)
+
+    def _begin(self, scope: Scope) -> None:
+        # Since its head came, where the server says so: the loop may have had much to do before it came to this.
+        arrived_s = scope.get(ARRIVED_S)
+        scope[STARTED_S] = self._clock.now_s() if arrived_s is None else arrived_s
+        scope[HEADERS] = headers = dict(reversed(scope["headers"]))
+        given = headers.get(b"x-request-id")
+        scope[REQUEST_ID] = given.decode("ascii") if given and _SAFE_ID.fullmatch(given) else next(self._ids)
 
     async def _refuse(self, scope: Scope, send: Send, connection: Connection | None) -> None:
         refusal: Refused

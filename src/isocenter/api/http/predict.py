@@ -1,12 +1,15 @@
 """`POST /predict`."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import orjson
 from fastapi import APIRouter, Request
+from starlette.datastructures import QueryParams
 from starlette.responses import Response
+from starlette.types import Scope
 
 from isocenter.api.http.answer import Answer
 from isocenter.api.http.body import FIELDS, check_length, receive_image
@@ -17,7 +20,7 @@ from isocenter.api.http.schemas import PredictionShape, ProblemShape
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import BadRequest, DeadlineExceeded, IsocenterError, without_frames
-from isocenter.core.events import Answered, Observer
+from isocenter.core.events import Answered, Event, Observer, Shed
 from isocenter.serving.budget import Booking, ByteBudget
 from isocenter.serving.predict import Predict
 
@@ -44,6 +47,20 @@ _BODY: dict[str, Any] = {
 }
 _MIN_TIMEOUT_MS, _MAX_TIMEOUT_MS = 0.001, 3_600_000.0
 
+_MOST_KEPT: Final = 64
+"""Refusals that are kept for a moment, of different questions."""
+
+_LET_IN: Final = "isocenter.let_in"
+"""Where it stands that a request has passed the door: which model, which version, which deadline."""
+
+
+class _Same(NamedTuple):
+    """A refusal that holds for a moment, for whoever asks for the same model in the same time."""
+
+    until_s: float
+    answer: Answer
+    events: tuple[Event, ...]
+
 
 class PredictEndpoint:
     """One image in a request to one answer, or one problem."""
@@ -56,6 +73,7 @@ class PredictEndpoint:
         self._max_bytes = max_bytes
         self._clock = clock
         self._observer = observer
+        self._same: dict[tuple[bytes, bytes | None], _Same] = {}
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request. Every typed error is a response; nothing is raised for what a caller sent."""
@@ -66,10 +84,12 @@ class PredictEndpoint:
         headers = scope[HEADERS]
         try:
             length = check_length(headers.get(b"content-length"), self._max_bytes)
-            model, version = _which(request)
-            deadline = _deadline(headers.get(b"x-timeout-ms"), started_s)
-            deadline = deadline or self._predict.default_deadline(model, version, arrived_s=started_s)
-            self._predict.check(model, version, deadline)
+            if (let_in := scope.get(_LET_IN)) is not None:
+                model, version, deadline = let_in
+            else:
+                model, version = _which(scope["query_string"])
+                deadline = self._deadline(headers, model, version, started_s)
+                self._predict.check(model, version, deadline)
             with WhileConnected(scope), self._bodies.book(length or 0) as booking:
                 image = await self._receive(request, deadline, booking)
                 received_s = self._clock.now_s()
@@ -88,7 +108,55 @@ class PredictEndpoint:
         body = orjson.dumps(found.as_json(request_id=scope[REQUEST_ID], total_s=total_s))
         return Answer(body)
 
-    def _refused(self, error: IsocenterError, model: str | None, version: int | None, started_s: float) -> Response:
+    def glance(self, scope: Scope) -> Answer | None:
+        """Refuse a request at once, if it has to be refused now; what is wrong with its head is told later.
+
+        None lets it in, and it is not asked again.
+        """
+        headers, started_s = scope[HEADERS], scope[STARTED_S]
+        asked = scope["query_string"], headers.get(b"x-timeout-ms")
+        same = self._same.get(asked)
+        if same is not None and started_s < same.until_s:
+            for event in same.events:
+                self._observer.observe(event)
+            return same.answer
+        try:
+            check_length(headers.get(b"content-length"), self._max_bytes)
+            model, version = _which(scope["query_string"])
+            deadline = self._deadline(headers, model, version, started_s)
+        except IsocenterError:
+            return None
+        try:
+            self._predict.check(model, version, deadline)
+        except IsocenterError as error:
+            answer = self._refused(error, model, version, started_s)
+            if error.holds_s:
+                self._keep(asked, answer, error, model, version)
+            return answer
+        scope[_LET_IN] = model, version, deadline
+        return None
+
+    def _keep(
+        self,
+        asked: tuple[bytes, bytes | None],
+        answer: Answer,
+        error: IsocenterError,
+        model: str | None,
+        version: int | None,
+    ) -> None:
+        if len(self._same) >= _MOST_KEPT:
+            self._same.clear()
+        meant = self._predict.meant_by(model, version)
+        events = Shed(*meant, "would_be_late"), Answered("predict", *meant, error.code, 0.0, {})
+        self._same[asked] = _Same(self._clock.now_s() + error.holds_s, answer, events)
+
+    def _deadline(
+        self, headers: Mapping[bytes, bytes], model: str | None, version: int | None, started_s: float
+    ) -> Deadline:
+        deadline = _deadline(headers.get(b"x-timeout-ms"), started_s)
+        return deadline or self._predict.default_deadline(model, version, arrived_s=started_s)
+
+    def _refused(self, error: IsocenterError, model: str | None, version: int | None, started_s: float) -> Answer:
         # The error's frames hold the error, and the image: without the garbage collector none of it would ever go.
         without_frames(error)
         meant = self._predict.meant_by(model, version)
@@ -124,20 +192,21 @@ def predict_routes(endpoint: PredictEndpoint) -> APIRouter:
     return router
 
 
-def _which(request: Request) -> tuple[str | None, int | None]:
-    if not request.scope["query_string"]:
+def _which(query: bytes) -> tuple[str | None, int | None]:
+    if not query:
         return None, None
-    unknown = sorted(set(request.query_params) - {"model", "version"})
+    params = QueryParams(query)
+    unknown = sorted(set(params) - {"model", "version"})
     if unknown:
         raise BadRequest(f"unknown query parameter {unknown[0][:64]!r}; there are model and version")
-    if len(request.query_params.multi_items()) != len(request.query_params):
+    if len(params.multi_items()) != len(params):
         raise BadRequest("a query parameter is given twice; which one is meant is not guessed")
-    version = request.query_params.get("version")
+    version = params.get("version")
     if version is None:
-        return request.query_params.get("model"), None
+        return params.get("model"), None
     if not (version.isascii() and version.isdecimal() and len(version) <= 9):
         raise BadRequest(f"version {version[:64]!r} is not a whole number")
-    return request.query_params.get("model"), int(version)
+    return params.get("model"), int(version)
 
 
 def _deadline(timeout_ms: bytes | None, started_s: float) -> Deadline | None:

@@ -5,15 +5,18 @@
   uvicorn counts that time only after an answer whose request had come completely.
 - A refusal may be written before its body was read. Where the connection ends with it, the rest is read and thrown
   away for a moment: closing at once would reset the connection, and the caller would see that in place of the answer.
+- What has to be refused is refused as soon as its head is there, without a task or a body in memory.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Any, Final, cast
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeAlias, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from isocenter.api.http.answer import Answer
 from isocenter.api.http.connection import ARRIVED_S, CONNECTION, Connection
 
 _LINGER_S: Final = 5.0
@@ -22,10 +25,15 @@ _READ_AHEAD: Final = 8
 """So many pipelined requests are read while one is answered. Who does not read does not notice a leaver."""
 
 
+RefuseAtOnce: TypeAlias = Callable[[bytes, Scope], tuple[Answer, list[tuple[bytes, bytes]]] | None]
+"""By path and scope; see `isocenter.api.http.gate.Gate.refuse_at_once`."""
+
+
 class HttpProtocol(HttpToolsProtocol):
     """One connection."""
 
     _receiving = False
+    _refused = False
     _lingering: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -33,6 +41,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._patient = _PatientTransport(transport, self._may_close)
         super().connection_made(cast(asyncio.Transport, self._patient))
         self._caller = Connection(number=len(self.connections))
+        # Only our own application has it; others are called as usual.
+        self._refuse_at_once: RefuseAtOnce | None = getattr(self.app, "refuse_at_once", None)
         self._count_silence()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -55,14 +65,25 @@ class HttpProtocol(HttpToolsProtocol):
         self._receiving = True
         self.scope[CONNECTION] = self._caller  # type: ignore[typeddict-unknown-key]
         self.scope[ARRIVED_S] = time.monotonic()  # type: ignore[typeddict-unknown-key]
+        if self._may_refuse_at_once() and (refusal := self._refusal()) is not None:
+            self._refused = True
+            self.server_state.total_requests += 1
+            self.transport.write(_on_the_wire(*refusal, self.server_state.default_headers))
+            return
         super().on_headers_complete()
         if self.pipeline and len(self.pipeline) <= _READ_AHEAD:
             self.flow.resume_reading()
 
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body; nobody wants that of a request which is answered already."""
+        if not self._refused:
+            super().on_body(body)
+
     def on_message_complete(self) -> None:
         """A request's body is complete."""
-        super().on_message_complete()
-        self._receiving = False
+        if not self._refused:
+            super().on_message_complete()
+        self._receiving = self._refused = False
         if self._lingering is not None:
             self.transport.close()
 
@@ -71,6 +92,29 @@ class HttpProtocol(HttpToolsProtocol):
         self._receiving = False
         super().timeout_keep_alive_handler()
 
+    def _may_refuse_at_once(self) -> bool:
+        """Whether nothing stands before it on this connection, and nothing about it is out of the ordinary."""
+        parser = self.parser
+        return (
+            self._refuse_at_once is not None
+            and not self.pipeline
+            and (self.cycle is None or self.cycle.response_complete)
+            and not self.flow.write_paused
+            and not self.transport.is_closing()
+            and parser.get_method() == b"POST"
+            and parser.get_http_version() == "1.1"
+            and parser.should_keep_alive()
+            and not parser.should_upgrade()
+        )
+
+    def _refusal(self) -> tuple[Answer, list[tuple[bytes, bytes]]] | None:
+        assert self._refuse_at_once is not None
+        path, _, query = self.url.partition(b"?")
+        if b"#" in query:
+            return None
+        self.scope["query_string"] = query
+        return self._refuse_at_once(path, cast(Scope, self.scope))
+
     def _count_silence(self) -> None:
         if not self.transport.is_closing():
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -78,7 +122,8 @@ class HttpProtocol(HttpToolsProtocol):
             )
 
     def _may_close(self) -> bool:
-        if not (self._receiving and self.cycle is not None and self.cycle.response_complete):
+        answered = self._refused or (self.cycle is not None and self.cycle.response_complete)
+        if not (self._receiving and answered):
             return True
         self._lingering = self.loop.call_later(_LINGER_S, self.transport.close)
         self.flow.resume_reading()
@@ -116,6 +161,13 @@ class _PatientTransport:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+
+def _on_the_wire(
+    answer: Answer, headers: Iterable[tuple[bytes, bytes]], default_headers: Iterable[tuple[bytes, bytes]]
+) -> bytes:
+    lines = [b"%b: %b\r\n" % header for header in (*default_headers, *headers)]
+    return b"".join((STATUS_LINE[answer.status_code], *lines, b"\r\n", answer.body))
 
 
 def _at_once() -> bool:
