@@ -4,10 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PORT   ?= 8000
+IMAGES ?= nuclei_dsb2018
+CHECKPOINT ?= nuclei.pt
 export OPENBLAS_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-long test-real faults check format bench bench-peers bench-runtimes docs clean
+.PHONY: help demo serve test test-long test-real faults check format bench bench-peers bench-runtimes bench-users cell-models train-nuclei docs clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +21,8 @@ serve: $(VENV)/.core ## Serve models/ at PORT (8000)
 	@$(BIN)/isocenter serve --models models --port $(PORT)
 
 test: check ## Everything that must hold: checks, then fast tests, then slow ones
-	$(BIN)/python -m pytest -m "not slow" src tests/unit tests/contract tests/integration
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" src tests/unit tests/contract
+	$(BIN)/python -m pytest -m "not slow" tests/integration
 	$(BIN)/python -m pytest -m "slow and not gpu and not long" tests
 
 test-long: $(VENV)/.dev ## The five networks at full size in every runtime: a quarter of an hour
@@ -28,8 +31,9 @@ test-long: $(VENV)/.dev ## The five networks at full size in every runtime: a qu
 faults: $(VENV)/.dev ## Break things on purpose; who was answered, told why not, lost: benchmarks/results/faults.md
 	$(BIN)/python -m pytest -m fault --fault-table benchmarks/results/faults.md tests
 
-test-real: $(VENV)/.dev ## Against real third-party servers, which scripts in tests/real install; on a network of its own
+test-real: $(VENV)/.dev ## Against real third-party parts, which scripts in tests/real install; on a network of its own
 	tests/real/install_tritonserver.sh
+	tests/real/install_nnunet.sh
 	unshare --net $$([ "$$(id -u)" = 0 ] || echo --map-root-user) sh -c 'ip link set lo up && exec "$$@"' sh \
 		$(BIN)/python -m pytest -m real tests/real
 
@@ -52,6 +56,17 @@ bench-peers: $(VENV)/.dev ## Measure the server among its peers; needs the peer 
 
 bench-runtimes: $(VENV)/.dev ## Measure 5 networks in every runtime and precision; needs the extras torch and openvino
 	$(BIN)/python benchmarks/runtimes.py $(BENCH)
+
+bench-users: $(VENV)/.dev ## Measure 1 to 8 users of three segmentation networks, and whether sharing helps; needs torch
+	$(BIN)/python benchmarks/users.py $(BENCH)
+
+cell-models: $(VENV)/.dev ## HRNet, CBAM-ResUNet and U-Net with random weights, as model folders in build/cell-models
+	$(BIN)/python benchmarks/cell_networks.py --out build/cell-models
+
+train-nuclei: $(VENV)/.dev ## Train and measure models/nuclei-segmenter from IMAGES, a copy of the DSB 2018 set; needs torch; an hour
+	PYTHONPATH=src $(BIN)/python training/nuclei.py --images $(IMAGES) --checkpoint $(CHECKPOINT)
+	PYTHONPATH=src $(BIN)/python training/nuclei_report.py --images $(IMAGES) --checkpoint $(CHECKPOINT) \
+		--out models/nuclei-segmenter/1
 
 docs: $(VENV)/.dev ## Build the manual and serve it at http://127.0.0.1:8001
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8001

@@ -15,10 +15,12 @@ from prometheus_client import Counter, Gauge, Histogram
 from pydantic import BaseModel
 
 from isocenter import __version__
+from isocenter.api.http.cells_v1_routes import v1_information_routes, v1_segment_routes
 from isocenter.api.http.information import model_routes, probe_routes
 from isocenter.api.http.predict import predict_routes
 from isocenter.api.http.problems import HTTP_STATUS
 from isocenter.api.http.reload import reload_routes
+from isocenter.api.http.segment import segment_routes
 from isocenter.api.http.stats import stats_routes
 from isocenter.cli import main
 from isocenter.cli.errors import HINTS, Exit
@@ -31,25 +33,36 @@ from isocenter.telemetry.metrics import METRICS
 ROOT: Final = Path(__file__).resolve().parent.parent
 
 PYTHON: Final[dict[str, tuple[str, ...]]] = {
-    "core": ("clock", "deadline", "errors", "events", "precision", "reply", "request", "tensor"),
+    "core": ("clock", "deadline", "errors", "events", "loop_thread", "precision", "reply", "request", "tensor"),
     "imaging": (
         "image", "array", "limits", "codecs.raster", "transforms.steps", "transforms.accepts", "transforms.resample",
-        "transforms.reference", "transforms.fast", "geometry", "volume", "transforms.arrays.steps",
+        "transforms.reference", "transforms.fast", "geometry", "volume",
+        "codecs.volume_files", "codecs.volume_parts", "codecs.volume_grid", "codecs.nifti", "codecs.nrrd",
+        "codecs.metaimage", "codecs.dicom", "codecs.dicom_values", "codecs.dicom_frames", "codecs.dicom_pixels",
+        "codecs.dicom_series", "transforms.arrays.steps",
         "transforms.arrays.pipeline", "transforms.arrays.grid", "transforms.arrays.axes",
-        "transforms.arrays.intensity", "sliding.plan", "sliding.weights", "sliding.merge", "postprocess.activation",
+        "transforms.arrays.intensity", "transforms.arrays.centres", "transforms.arrays.schemes",
+        "transforms.arrays.channels", "sliding.plan", "sliding.weights", "sliding.merge", "postprocess.activation",
+        "postprocess.objects", "postprocess.flood", "postprocess.contours", "postprocess.quantities", "codecs.geojson",
+        "codecs.coco", "codecs.label_image", "codecs.overlay", "codecs.microscopy", "codecs.ome", "codecs.tiff_pages",
+        "codecs.tiff_samples", "codecs.tiff_labels", "large", "transforms.arrays.streamed", "postprocess.seams",
         "phantoms",
     ),
     "runtimes": ("base", "registry", "devices", "proof", "beside", "onnxruntime", "openvino", "torch"),
     "measure": ("percentiles", "histogram", "recent", "tally"),
     "engine": (
-        "protocol", "engine", "batch_policy", "cost", "admission", "backlog", "doorkeeper", "queue", "scheduler",
-        "instance", "instance_group", "warm_up", "memory", "lifecycle", "simulator",
+        "protocol", "engine", "batch_policy", "batch_caps", "cost", "admission", "backlog", "doorkeeper", "queue",
+        "scheduler", "instance", "instance_group", "warm_up", "memory", "lifecycle", "simulator",
     ),
     "repository": (
         "manifest", "layout", "golden", "integrity", "accuracy", "comparison", "composite", "sessions", "footprint",
         "load", "reload", "repository",
     ),
-    "serving": ("predict", "segment", "cpu_pool", "health", "stats", "given", "memory_watch", "budget", "arriving"),
+    "serving": (
+        "predict", "segment", "segment_large", "cells", "cell_answer", "embedded", "cpu_pool", "health", "stats",
+        "given", "memory_watch", "budget", "arriving", "parameters",
+    ),
+    "client": ("asynchronous", "synchronous", "answers", "patience", "errors"),
 }  # fmt: skip
 """The packages that the Python reference shows, with their modules."""
 
@@ -61,7 +74,9 @@ ONLY_AT_THE_EDGE: Final = {
 }
 ONLY_ON_THE_COMMAND_LINE: Final = {
     "unreadable_file": "The file cannot be read.",
+    "unwritten_file": "The image was answered, and the results cannot be written.",
     "no_connection": "`--url`: the connection to the server failed.",
+    "not_an_answer": "`--url`: what came back is not what a server of this version writes.",
     "http_502": "`--url`: that status, without an answer of Isocenter. The number is the status.",
 }
 PLAIN_EXITS: Final = {"DONE": "Everything is well.", "BUG": "An unexpected error.", "INTERRUPTED": "Ctrl-C."}
@@ -285,7 +300,8 @@ def _keys(model: type[BaseModel]) -> str:
 def _openapi() -> dict[str, Any]:
     """The description of every route."""
     described = FastAPI(title="Isocenter", version=__version__)
-    for routes in (predict_routes, probe_routes, model_routes, stats_routes, reload_routes):
+    cells = (segment_routes, v1_segment_routes, v1_information_routes)
+    for routes in (predict_routes, *cells, probe_routes, model_routes, stats_routes, reload_routes):
         described.include_router(_unbound(routes))
     return described.openapi()
 
@@ -299,7 +315,9 @@ def _parameters(route: dict[str, Any]) -> list[dict[str, Any]]:
     bodies: list[dict[str, Any]] = []
     for media, content in route.get("requestBody", {}).get("content", {}).items():
         fields = content["schema"].get("properties", {})
-        bodies += [{"name": name, "in": media, "description": f"The image; one of {len(fields)}."} for name in fields]
+        for name, each in fields.items():
+            meaning = each.get("description", f"The image; one of {len(fields)}.")
+            bodies.append({"name": name, "in": media, "description": meaning})
         if not fields:
             bodies.append({"name": "(the body)", "in": media, "description": "The image itself."})
     return [*bodies, *route.get("parameters", [])]

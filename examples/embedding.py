@@ -25,6 +25,8 @@ def main() -> None:
             print(f"{drawn:<12}{answer.label:<12}{answer.confidence:>10.4f}  {sure}")
     for name, found in metrics.items():
         took = found["latency_ms"]
+        if not took["count"]:
+            continue
         print(f"{name}: p50 {took['p50']:.1f} ms, p95 {took['p95']:.1f} ms (n={took['count']})")
 
 

@@ -10,7 +10,8 @@ from blockbuster import BlockBuster, blockbuster_ctx
 pytest_plugins = ["fault_table"]
 
 ROOT = Path(__file__).resolve().parent.parent
-MODELS = ROOT / "models"
+MODELS = ROOT / "tests" / "models"
+"""The classifier alone: most tests need one model, and every server that they start would load all of `models/`."""
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,9 @@ from isocenter.core.errors import Overloaded as Overloaded
 from isocenter.core.errors import Refused as Refused
 from isocenter.core.errors import SetupError as SetupError
 from isocenter.core.errors import UnknownModel as UnknownModel
-from isocenter.service import Answer as Answer
 from isocenter.service import Service as Service
 from isocenter.service import SyncService as SyncService
+from isocenter.serving.embedded import Answer as Answer
 
 __version__: str
 __all__: list[str]

@@ -33,6 +33,7 @@ from isocenter.repository.reload import Reloader
 from isocenter.repository.repository import Repository
 from isocenter.repository.sessions import niceness, usable_cores
 from isocenter.serving.budget import FORM_OVERHEAD_BYTES, ByteBudget
+from isocenter.serving.cells import SegmentImage
 from isocenter.serving.cpu_pool import CpuPool
 from isocenter.serving.health import Door, HealthCheck
 from isocenter.serving.memory_watch import MemoryWatch, Watched
@@ -77,6 +78,7 @@ class Front:
     http: ASGIApp
     predict: Predict
     segment: Segment
+    cells: SegmentImage
     health: HealthCheck
     door: Door
     pool: CpuPool
@@ -91,6 +93,7 @@ class Composition:
     repository: Repository
     predict: Predict
     segment: Segment
+    cells: SegmentImage
     health: HealthCheck
     door: Door
     metrics: Metrics
@@ -148,6 +151,7 @@ async def open_service(
             room.repository,
             front.predict,
             front.segment,
+            front.cells,
             front.health,
             door,
             room.metrics,
@@ -242,9 +246,12 @@ async def open_front(
         predict = Predict(
             repository, pool, limits=limits, clock=clock, observer=observer, decode_here_max_pixels=here_max_pixels
         )
+        segment = Segment(repository, pool, clock=clock, observer=observer)
+        cells = SegmentImage(repository, pool, segment, limits=limits, clock=clock, observer=observer)
         health = HealthCheck(repository, door, clock)
         http = build_http(
             predict=predict,
+            cells=cells,
             repository=repository,
             health=health,
             door=door,
@@ -259,8 +266,7 @@ async def open_front(
             bodies=bodies,
             max_connections=max(1, settings.http.max_connections // share),
         )
-        segment = Segment(repository, pool, clock=clock, observer=observer)
-        yield Front(http, predict, segment, health, door, pool, bodies)
+        yield Front(http, predict, segment, cells, health, door, pool, bodies)
 
 
 def _decoding(settings: Settings) -> tuple[int, int]:

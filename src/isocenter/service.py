@@ -6,13 +6,12 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 from isocenter.app import Composition, open_service
-from isocenter.core.deadline import Deadline
 from isocenter.core.errors import (
     Abandoned,
     BadRequest,
@@ -22,9 +21,22 @@ from isocenter.core.errors import (
     without_frames,
 )
 from isocenter.core.events import Answered
+from isocenter.core.loop_thread import LoopThread
+from isocenter.imaging.codecs.microscopy import PixelsAsked
 from isocenter.imaging.volume import Volume
+from isocenter.serving.cell_answer import CellAnswer
+from isocenter.serving.cells import CellsAsked
+from isocenter.serving.embedded import (
+    Answer,
+    Asked,
+    AskedOfCells,
+    AskedOfVolume,
+    ModelInfo,
+    at_least,
+    check_threshold,
+    deadline_of,
+)
 from isocenter.serving.given import Image, bytes_or_pixels
-from isocenter.serving.loop_thread import LoopThread
 from isocenter.serving.predict import Prediction
 from isocenter.serving.segment import Segmentation
 from isocenter.serving.stats import ModelStats
@@ -33,57 +45,6 @@ from isocenter.settings import load_settings
 T = TypeVar("T")
 
 AT_ONCE = 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer(Prediction):
-    """The answer for one image: what HTTP answers, and what a threshold makes of it."""
-
-    request_id: str
-    total_s: float
-    """From the call to the answer."""
-    labels: list[str | int] | None
-    """Labels whose probability is at least the threshold, highest first; empty if there is none. None: no threshold."""
-
-    def as_json(self, *, request_id: str | None = None, total_s: float | None = None) -> dict[str, Any]:
-        """The answer as HTTP writes it, and `labels` where a threshold was given."""
-        # Not super(): a dataclass with slots is another class than the one that this method was written in.
-        written = Prediction.as_json(
-            self, request_id=request_id or self.request_id, total_s=self.total_s if total_s is None else total_s
-        )
-        return written if self.labels is None else {**written, "labels": self.labels}
-
-
-class Asked(TypedDict, total=False):
-    """What may be said beside the image; see `Service.infer`."""
-
-    model: str | None
-    version: int | None
-    threshold: float | None
-    timeout: float | None
-    priority: int
-
-
-class AskedOfVolume(TypedDict, total=False):
-    """What may be said beside the volume; see `Service.segment`."""
-
-    model: str | None
-    version: int | None
-    timeout: float | None
-    priority: int
-    probabilities: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """One served version, in short."""
-
-    name: str
-    version: int
-    title: str
-    task: str
-    state: str
-    labels: list[str | int]
 
 
 class Service:
@@ -165,11 +126,12 @@ class Service:
             raise Draining("the service is closed")
         here.door.enter()
         try:
-            _check_threshold(threshold)
-            deadline = _deadline(timeout, started_s) or here.predict.default_deadline(
+            check_threshold(threshold)
+            deadline = deadline_of(timeout, started_s) or here.predict.default_deadline(
                 model, version, arrived_s=started_s
             )
-            names = {str(label): label for label in here.repository.resolve(model, version).manifest.output.labels}
+            served = here.repository.resolve(model, version, task="classification")
+            names = {str(label): label for label in served.manifest.output.labels}
             given = await bytes_or_pixels(image, self._settings.limits.max_bytes)
             received_s = here.clock.now_s()
             request_id = uuid.uuid4().hex
@@ -188,7 +150,7 @@ class Service:
         parts = {field.name: getattr(found, field.name) for field in fields(Prediction)}
         parts["stages_s"] = {"receive": received_s - started_s, **found.stages_s}
         here.observer.observe(Answered("predict", found.model, found.version, "ok", total_s, parts["stages_s"]))
-        labels = None if threshold is None else [names.get(key, key) for key in _at_least(found, threshold)]
+        labels = None if threshold is None else [names.get(key, key) for key in at_least(found, threshold)]
         return Answer(**parts, request_id=request_id, total_s=total_s, labels=labels)
 
     async def infer_many(
@@ -252,7 +214,7 @@ class Service:
                 request_id=uuid.uuid4().hex,
                 model=model,
                 version=version,
-                deadline=_deadline(timeout, started_s),
+                deadline=deadline_of(timeout, started_s),
                 priority=priority,
                 probabilities=probabilities,
             )
@@ -267,6 +229,66 @@ class Service:
         total_s = here.clock.now_s() - started_s
         here.observer.observe(Answered("segment", found.model, found.version, "ok", total_s, found.stages_s))
         return found
+
+    async def segment_image(
+        self,
+        image: Image | Volume,
+        *,
+        model: str | None = None,
+        version: int | None = None,
+        threshold: float | None = None,
+        detect_holes: bool = True,
+        channel: str | int | None = None,
+        page: int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - a deadline for the whole service, not for this coroutine
+        priority: int = 0,
+    ) -> CellAnswer:
+        """Find the objects in one image of cells: polygons, a label image, measurements; see `CellAnswer`.
+
+        Cancelling the call abandons it. What is not told here is as for `infer`.
+
+        Args:
+            image: A file's bytes, its path, pixels (HxW or HxWx3), or a `Volume` [C, H, W] with names of its channels.
+            model: May be left out if one model segments images, or `default_model` does.
+            version: The highest if left out.
+            threshold: 0.1 to 0.9: the probability from which a pixel belongs to an object; the model's own if left out.
+            detect_holes: False: what an object encloses is part of it.
+            channel: One channel of the file, by its name or its number from 0.
+            page: One page of the file, from 0.
+            timeout: Seconds until the answer is of no use any more.
+            priority: Smaller is sooner.
+
+        Raises:
+            BadInput: the image, or what is asked of it, cannot be answered.
+            Refused: not now, or not in the time that is given.
+            DeadlineExceeded: too late.
+            ModelFault: the model failed.
+        """
+        here = self._opened()
+        started_s = here.clock.now_s()
+        if not here.door.is_open:
+            raise Draining("the service is closed")
+        here.door.enter()
+        try:
+            pixels = PixelsAsked(channel=channel, page=page)
+            asked = CellsAsked(
+                model=model, version=version, threshold=threshold, detect_holes=detect_holes, pixels=pixels
+            )
+            limit = self._settings.limits.max_bytes
+            given = image if isinstance(image, Volume) else await bytes_or_pixels(image, limit)
+            received_s, request_id = here.clock.now_s(), uuid.uuid4().hex
+            deadline = deadline_of(timeout, started_s)
+            found = await here.cells(given, asked, request_id=request_id, deadline=deadline, priority=priority)
+        except (IsocenterError, asyncio.CancelledError) as error:
+            code = error.code if isinstance(error, IsocenterError) else Abandoned.code
+            self._count(here, model, version, code, started_s, use_case="segment")
+            raise
+        finally:
+            here.door.leave()
+        stages_s = {"receive": received_s - started_s, **found.stages_s}
+        total_s = here.clock.now_s() - started_s
+        here.observer.observe(Answered("segment", found.model, found.version, "ok", total_s, stages_s))
+        return replace(found, stages_s=stages_s, request_id=request_id, total_s=total_s)
 
     async def get_metrics(self) -> dict[str, dict[str, Any]]:
         """How each model did in the last minute, by name: `stats` of the version that answers, as plain data."""
@@ -361,6 +383,10 @@ class SyncService:
         """Segment one volume or picture; see `Service.segment`."""
         return self._thread.call(self._service.segment(volume, **asked))
 
+    def segment_image(self, image: Image | Volume, **asked: Unpack[AskedOfCells]) -> CellAnswer:
+        """Find the objects in one image of cells; see `Service.segment_image`."""
+        return self._thread.call(self._service.segment_image(image, **asked))
+
     def get_metrics(self) -> dict[str, dict[str, Any]]:
         """How each model did in the last minute; see `Service.get_metrics`."""
         return self._thread.call(self._service.get_metrics())
@@ -376,22 +402,3 @@ class SyncService:
 
 async def _soon(function: Callable[[], T]) -> T:
     return function()
-
-
-def _deadline(timeout_s: float | None, now_s: float) -> Deadline | None:
-    if timeout_s is None:
-        return None
-    try:
-        return Deadline.after(timeout_s, now_s=now_s)
-    except (TypeError, ValueError) as error:
-        raise BadRequest(f"timeout is {timeout_s!r}; it must be a positive number of seconds") from error
-
-
-def _check_threshold(threshold: float | None) -> None:
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise BadRequest(f"threshold is {threshold}; it must be a probability, from 0 to 1")
-
-
-def _at_least(found: Prediction, threshold: float) -> list[str]:
-    chosen = [label for label, probability in found.probabilities.items() if probability >= threshold]
-    return sorted(chosen, key=lambda label: -found.probabilities[label])

@@ -10,7 +10,7 @@ Blocks of a page run from top to bottom in one folder, with this interpreter's e
 - console: the same for the lines after `$`; the others were in the output, numbers and spaces aside; `…` is anything.
 - json: the standard output of the bash block before it ends with an object of these keys and types, and these codes.
 - yaml: keys of a manifest, which it must leave valid.
-- python: run, and must end with 0.
+- python: run, and must end with 0; the port is replaced there as well.
 - text: drawings; not checked.
 """
 
@@ -186,7 +186,7 @@ class Reader:
                     del base["transforms"]
                 Manifest.model_validate(base | said)
             case "python":
-                done = run([sys.executable, "-c", block.text], self._folder, {})
+                done = run([sys.executable, "-c", block.text.replace(":8000", f":{self._port}")], self._folder, {})
                 assert done.returncode == 0, done.stderr
             case other:
                 raise AssertionError(f"a block of {other or 'no language'}: say which, so that it can be checked")

@@ -159,7 +159,7 @@ def test_every_route_is_there(generated: dict[str, str]) -> None:
 
 
 def test_every_warning_is_explained() -> None:
-    explained = set(re.findall(r"\| `(\w+)` \|$", written("input-images.md"), re.MULTILINE))
+    explained = set(re.findall(r"\| `(\w+)` \|$", written("input-images.md") + written("volumes.md"), re.MULTILINE))
     assert in_source(r'\bNote\(\s*"(\w+)"') == explained
 
 
@@ -171,7 +171,8 @@ def test_every_refusal_of_a_picture_is_explained() -> None:
     }
     kinds = [getattr(errors, kind) for kind in raised if hasattr(errors, kind)]
     assert kinds
-    assert {kind.code for kind in kinds} - set(re.findall(r"`(\w+)`", written("input-images.md"))) == set()
+    text = written("input-images.md") + written("volumes.md")
+    assert {kind.code for kind in kinds} - set(re.findall(r"`(\w+)`", text)) == set()
 
 
 def test_every_stage_is_explained() -> None:

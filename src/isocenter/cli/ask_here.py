@@ -33,7 +33,7 @@ async def _ask_all(
     files: list[Path], settings: Settings, model: str | None, version: int | None, at_once: int, tell: Tell
 ) -> None:
     async with open_service(settings, clock=_CLOCK) as service:
-        served = service.repository.resolve(model, version)
+        served = service.repository.resolve(model, version, task="classification")
         left = iter(enumerate(files))
 
         async def work(left: Iterator[tuple[int, Path]]) -> None:

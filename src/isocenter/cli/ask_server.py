@@ -4,9 +4,10 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any, Final
@@ -73,8 +74,16 @@ class Server:
         Raises:
             OSError, HTTPException: the connection is broken.
         """
-        wanted = {name: str(value) for name, value in (("model", model), ("version", version)) if value is not None}
-        path = "/predict" + (f"?{urlencode(wanted)}" if wanted else "")
+        return self.ask("/predict", image, {"model": model, "version": version})
+
+    def ask(self, path: str, image: bytes, query: Mapping[str, object]) -> Reply:
+        """The same for any route that takes an image; what is None is not said.
+
+        Raises:
+            OSError, HTTPException: the connection is broken.
+        """
+        wanted = {name: str(value) for name, value in query.items() if value is not None}
+        path += f"?{urlencode(wanted)}" if wanted else ""
         reply = self._send("POST", path, image)
         for _ in range(_ATTEMPTS - 1):
             if reply.status not in _NOT_NOW:
@@ -137,9 +146,16 @@ class Server:
 
 
 def ask_server(
-    files: list[Path], server: Server, *, model: str | None, version: int | None, at_once: int, tell: Tell
+    files: list[Path],
+    server: Server,
+    *,
+    model: str | None,
+    version: int | None,
+    at_once: int,
+    tell: Tell,
+    ask: Callable[[Server, Path], Outcome] | None = None,
 ) -> None:
-    """Answer every file, `at_once` at a time.
+    """Answer every file, `at_once` at a time; `ask` is called on threads, and asks for its class if it is left out.
 
     Raises:
         Hopeless: there is no server, or not the model.
@@ -147,7 +163,8 @@ def ask_server(
     server.check(model, version)
     pool = ThreadPoolExecutor(max_workers=min(at_once, len(files)), thread_name_prefix="isocenter-ask")
     try:
-        waiting = {pool.submit(_ask, server, file, model, version): index for index, file in enumerate(files)}
+        one = ask or partial(_ask, model=model, version=version)
+        waiting = {pool.submit(one, server, file): index for index, file in enumerate(files)}
         for done in as_completed(waiting):
             tell(waiting[done], done.result())
     finally:
@@ -157,16 +174,30 @@ def ask_server(
 
 
 def _ask(server: Server, file: Path, model: str | None, version: int | None) -> Outcome:
+    query = {"model": model, "version": version}
+    return asked(server, file, "/predict", query, lambda body, _: Outcome(file, answer=body), key="prediction")
+
+
+def asked(
+    server: Server,
+    file: Path,
+    path: str,
+    query: Mapping[str, object],
+    read: Callable[[dict[str, Any], bytes], Outcome],
+    *,
+    key: str,
+) -> Outcome:
+    """Ask about one file; `read` is given the body, which has the key, and the bytes of the file."""
     try:
         image = file.read_bytes()
     except OSError as error:
         return failed(file, "unreadable_file", _reason(error))
     try:
-        reply = server.predict(image, model, version)
+        reply = server.ask(path, image, query)
     except (OSError, HTTPException) as error:
         return failed(file, "no_connection", f"the connection to the server failed: {_reason(error)}")
-    if reply.status == 200 and "prediction" in reply.body:
-        return Outcome(file, answer=reply.body)
+    if reply.status == 200 and key in reply.body:
+        return read(reply.body, image)
     return Outcome(file, error=_problem(reply))
 
 

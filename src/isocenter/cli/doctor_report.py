@@ -22,6 +22,7 @@ STAND_INS: Final[Mapping[str, tuple[str, ...]]] = {
 FASTER: Final = {"uvloop": "the standard event loop serves instead", "httptools": "h11 parses HTTP instead"}
 EXTRAS: Final[Mapping[str, str]] = {
     "torch": "torch", "onnx": "torch", "openvino": "openvino", "grpcio": "triton",
+    "httpx": "client",
     "pydicom": "dicom", "nibabel": "dicom", "highdicom": "dicom",
 }  # fmt: skip
 """Optional packages, and the extra of Isocenter that brings each."""

@@ -127,7 +127,6 @@ def _read(
     kind: str, source: Path, name: str | None, version: int, given: dict[str, str | None], ask: "Ask | None"
 ) -> "Imported":
     """By the importer of its kind; what an importer needs is imported with it."""
-    from isocenter.core.errors import ImportRefused
     from isocenter.importers.answers import FOLDS, LABELS, THRESHOLD, Answers, number, words
 
     answers = Answers(given, ask)
@@ -138,13 +137,7 @@ def _read(
         said |= {"labels": answers.given(LABELS, words), "folds": answers.given(FOLDS, words)}
         said["threshold"] = answers.given(THRESHOLD, number)
         said = {key: value for key, value in said.items() if value is not None}
-    wanted = f"isocenter.importers.{kind}{'_file' if kind in _BARE else ''}"
-    try:
-        module = importlib.import_module(wanted)
-    except ModuleNotFoundError as missing:
-        if missing.name != wanted:
-            raise
-        raise ImportRefused(f"{kind} packages are recognised, but cannot be imported yet") from missing
+    module = importlib.import_module(f"isocenter.importers.{kind}{'_file' if kind in _BARE else ''}")
     made: Imported = module.read(source, **said)
     if unused := answers.unused() if kind in _BARE else []:
         raise Hopeless(f"--{unused[0]} does not belong to this model", hint=f"without --{unused[0]}")

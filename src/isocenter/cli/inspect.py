@@ -1,4 +1,4 @@
-"""`isocenter inspect`: what is in a model file, before anything of it is run."""
+"""`isocenter inspect`: what is in a model file, before anything of it is run, or in a scan."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -16,7 +16,11 @@ _SHOWN_OPS: Final = 12
 
 def inspect(
     source: Annotated[
-        Path, typer.Argument(metavar="FILE|FOLDER", help="An ONNX or TorchScript file, or a model folder: models/x/1.")
+        Path,
+        typer.Argument(
+            metavar="FILE|FOLDER",
+            help="An ONNX or TorchScript file, a model folder (models/x/1), or a scan: DICOM folder, NIfTI file.",
+        ),
     ],
     size: Annotated[
         str | None, typer.Option("--size", metavar="H,W", help="Sizes of the axes that the file leaves open, in order.")
@@ -27,11 +31,18 @@ def inspect(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what is in a model file: tensors, operators, weights, and what one item costs on paper.
+    """Say what is in a model file: tensors, operators, weights, and what one item costs on paper. Or in a scan.
 
     Multiply-adds are those of convolutions, matrix products and recurrent cells; FLOPs are twice that. The memory of
     one item is the largest sum of values that are needed at one time. Nothing is measured: `isocenter check` does that.
+
+    Of a scan: its series and volumes, their grids, and what would be refused, and why. Nobody's name is shown.
     """
+    from isocenter.cli import inspect_scan
+
+    if inspect_scan.is_scan(source):
+        inspect_scan.show(source, as_json=as_json)
+        return
     from isocenter.importers.answers import size as read_size
 
     try:

@@ -25,6 +25,7 @@ from isocenter.cli import (
     plan,
     predict,
     quantize,
+    segment,
     serve,
     simulate,
     version,
@@ -94,6 +95,7 @@ def _options(
 
 app.command("serve")(serve.serve)
 app.command("predict")(predict.predict)
+app.command("segment")(segment.segment)
 app.command("check")(check.check)
 app.command("difference")(difference.difference)
 app.command("quantize")(quantize.quantize)

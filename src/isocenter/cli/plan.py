@@ -99,6 +99,7 @@ def as_json_value(found: "MemoryPlan", costs: "list[ModelCost]") -> dict[str, An
         "resident_bytes": found.resident_bytes,
         "total_bytes": found.total_bytes,
         "headroom_bytes": found.headroom_bytes,
+        "mixed_bytes": found.mixed_bytes,
         "fits": found.fits,
         "models": [
             {
@@ -113,8 +114,9 @@ def as_json_value(found: "MemoryPlan", costs: "list[ModelCost]") -> dict[str, An
                 "bytes_per_user": each.bytes_per_user,
                 "total_bytes": each.total_bytes,
                 "headroom_bytes": each.headroom_bytes,
+                "mixed_users": users,
             }
-            for each, cost in zip(found.models, costs, strict=True)
+            for each, cost, users in zip(found.models, costs, found.mixed_users, strict=True)
         ],
     }
 
@@ -146,3 +148,14 @@ def _show(found: "MemoryPlan") -> None:
         f"{words(found.total_bytes)} in all"
     )
     stdout.print(Text(said), soft_wrap=True)
+    if len(found.models) > 1:
+        stdout.print(Text(mixed_in_words(found)), soft_wrap=True)
+
+
+def mixed_in_words(found: "MemoryPlan") -> str:
+    """What is held if the users are at different models."""
+    from isocenter.engine.memory import bytes_in_words as words
+
+    at = [f"{users} at {each.name} {each.version}" for each, users in zip(found.models, found.mixed_users, strict=True)]
+    left = found.memory_bytes - found.reserve_bytes - found.mixed_bytes
+    return f"mixed, {', '.join(at)}: {words(found.mixed_bytes)} in all, headroom {words(left, up=False)}"

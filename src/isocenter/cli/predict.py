@@ -1,8 +1,6 @@
 """`isocenter predict`: classify files, here or on a server."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,9 +8,10 @@ import typer
 
 from isocenter.cli.errors import Exit, Hopeless
 from isocenter.cli.options import AsJson, ModelsFolder, Version, settings_from
+from isocenter.cli.progress import outcomes_in_order
 
 if TYPE_CHECKING:
-    from isocenter.cli.outcome import Outcome, Tell
+    from isocenter.cli.outcome import Outcome
 
 
 def predict(
@@ -53,7 +52,8 @@ def predict(
     import time
 
     started_s = time.monotonic()
-    with show.progress(len(found), "loading the model" if url is None else "asking the server") as tell:
+    first = "loading the model" if url is None else "asking the server"
+    with outcomes_in_order(len(found), first, "predicting", show.take) as (tell, _):
         if url is None:
             from isocenter.cli.ask_here import ask_here
 
@@ -77,30 +77,8 @@ class _Show:
         self._as_json = as_json
         self._csv = csv
 
-    @contextmanager
-    def progress(self, total: int, first: str) -> "Iterator[Tell]":
-        """Take outcomes in; a bar on stderr if somebody watches."""
-        from isocenter.cli.outcome import InOrder
-
-        in_order = InOrder(self._take)
-        if total < 2 or not sys.stderr.isatty():
-            yield in_order
-            return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        from isocenter.cli.console import err
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=err(), transient=True) as bar:
-            task = bar.add_task(first, total=total)
-
-            def tell(index: int, outcome: "Outcome") -> None:
-                in_order(index, outcome)
-                bar.update(task, advance=1, description="predicting")
-
-            yield tell
-
-    def _take(self, outcome: "Outcome") -> None:
+    def take(self, outcome: "Outcome") -> None:
+        """The next outcome, in the order of the files."""
         self.outcomes.append(outcome)
         if self._as_json:
             from isocenter.cli.console import write_json

@@ -6,6 +6,7 @@ It carries no HTTP status: that is decided at the edge (`isocenter.api.http.prob
     IsocenterError
     ├── BadInput                what the caller can mend
     │   ├── BadRequest          bad_request
+    │   ├── BadValue            bad_value
     │   ├── MissingImage        missing_image
     │   ├── TooManyBytes        too_many_bytes
     │   ├── UnsupportedMedia    unsupported_media
@@ -13,10 +14,24 @@ It carries no HTTP status: that is decided at the edge (`isocenter.api.http.prob
     │   │   └── TruncatedImage  truncated_image
     │   ├── TooManyPixels       too_many_pixels
     │   ├── MultiFrameImage     multi_frame_image
+    │   ├── UnsafePath          unsafe_path
+    │   ├── BadVolume           bad_volume
+    │   │   ├── SeveralVolumes    several_volumes
+    │   │   ├── MissingGeometry   missing_geometry
+    │   │   ├── BadGeometry       bad_geometry
+    │   │   ├── MissingSlices     missing_slices
+    │   │   ├── DuplicateSlices   duplicate_slices
+    │   │   ├── MixedSeries       mixed_series
+    │   │   ├── MixedSizes        mixed_sizes
+    │   │   ├── MixedOrientation  mixed_orientation
+    │   │   ├── MixedFramesOfReference  mixed_frames_of_reference
+    │   │   ├── GantryTilt        gantry_tilt
+    │   │   └── Localizer         localizer
     │   ├── EmptyInput          empty_input
     │   ├── NonFinitePixels     non_finite_pixels
     │   ├── MissingWindow       missing_window
     │   ├── InputNotAccepted    input_not_accepted
+    │   ├── TooManyObjects      too_many_objects
     │   ├── WrongTask           wrong_task
     │   └── UnknownModel        unknown_model
     │       └── UnknownVersion  unknown_version
@@ -46,144 +61,40 @@ It carries no HTTP status: that is decided at the edge (`isocenter.api.http.prob
         └── BadSettings         bad_settings
 """
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, TypeAlias
-
-Detail: TypeAlias = "str | int | float | bool | Sequence[Detail] | Mapping[str, Detail] | None"
-
-
-class IsocenterError(Exception):
-    """The root: a sentence for people, a code and details for programs."""
-
-    code: ClassVar[str] = "error"
-    holds_s: float = 0.0
-    """For so many seconds, whoever asks the same would hear the same."""
-
-    def __init__(
-        self, message: str, *, details: Mapping[str, Detail] | None = None, retry_after_s: float | None = None
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.details: dict[str, Detail] = dict(details or {})
-        self.retry_after_s = retry_after_s
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.message, self.details, self.retry_after_s)
-
-
-def _rebuild(
-    kind: type[IsocenterError], message: str, details: Mapping[str, Detail], retry_after_s: float | None
-) -> IsocenterError:
-    return kind(message, details=details, retry_after_s=retry_after_s)
-
-
-def without_frames(error: IsocenterError) -> IsocenterError:
-    """The same error without tracebacks, its causes included.
-
-    A traceback holds the frames that raised, and these hold images: an answer that waits to be read, or a cycle that
-    waits for the garbage collector, would keep hundreds of megabytes alive.
-    """
-    link: BaseException | None = error
-    while link is not None:
-        link.__traceback__ = None
-        link = link.__cause__ or link.__context__
-    return error
-
-
-class BadInput(IsocenterError):
-    """What was sent cannot be answered; the caller can mend it."""
-
-    code = "bad_input"
-
-
-class BadRequest(BadInput):
-    """The request itself is malformed: a header, a field, a multipart body."""
-
-    code = "bad_request"
-
-
-class MissingImage(BadInput):
-    """No image in the request."""
-
-    code = "missing_image"
-
-
-class TooManyBytes(BadInput):
-    """The body is larger than the limit."""
-
-    code = "too_many_bytes"
-
-
-class UnsupportedMedia(BadInput):
-    """Not one of the formats that are read."""
-
-    code = "unsupported_media"
-
-
-class BadImage(BadInput):
-    """The format was recognised, the content is broken."""
-
-    code = "bad_image"
-
-
-class TruncatedImage(BadImage):
-    """The file ends before its pixels do."""
-
-    code = "truncated_image"
-
-
-class TooManyPixels(BadInput):
-    """The header announces more pixels than the limit, before any was decoded."""
-
-    code = "too_many_pixels"
-
-
-class MultiFrameImage(BadInput):
-    """Several frames or pages: which one is meant is never guessed."""
-
-    code = "multi_frame_image"
-
-
-class EmptyInput(BadInput):
-    """Every pixel has the same value: nothing can be found in it, and "nothing found" would be a lie."""
-
-    code = "empty_input"
-
-
-class NonFinitePixels(BadInput):
-    """NaN or infinity among the pixels."""
-
-    code = "non_finite_pixels"
-
-
-class MissingWindow(BadInput):
-    """More than 8 bits per sample, and the model declares no intensity window for them."""
-
-    code = "missing_window"
-
-
-class InputNotAccepted(BadInput):
-    """Outside of what the model's manifest says it accepts."""
-
-    code = "input_not_accepted"
-
-
-class WrongTask(BadInput):
-    """The model answers another kind of question than the one that was asked."""
-
-    code = "wrong_task"
-
-
-class UnknownModel(BadInput):
-    """No such model here."""
-
-    code = "unknown_model"
-
-
-class UnknownVersion(UnknownModel):
-    """The model exists, this version does not."""
-
-    code = "unknown_version"
+from isocenter.core.bad_input import BadGeometry as BadGeometry
+from isocenter.core.bad_input import BadImage as BadImage
+from isocenter.core.bad_input import BadInput as BadInput
+from isocenter.core.bad_input import BadRequest as BadRequest
+from isocenter.core.bad_input import BadValue as BadValue
+from isocenter.core.bad_input import BadVolume as BadVolume
+from isocenter.core.bad_input import DuplicateSlices as DuplicateSlices
+from isocenter.core.bad_input import EmptyInput as EmptyInput
+from isocenter.core.bad_input import GantryTilt as GantryTilt
+from isocenter.core.bad_input import InputNotAccepted as InputNotAccepted
+from isocenter.core.bad_input import Localizer as Localizer
+from isocenter.core.bad_input import MissingGeometry as MissingGeometry
+from isocenter.core.bad_input import MissingImage as MissingImage
+from isocenter.core.bad_input import MissingSlices as MissingSlices
+from isocenter.core.bad_input import MissingWindow as MissingWindow
+from isocenter.core.bad_input import MixedFramesOfReference as MixedFramesOfReference
+from isocenter.core.bad_input import MixedOrientation as MixedOrientation
+from isocenter.core.bad_input import MixedSeries as MixedSeries
+from isocenter.core.bad_input import MixedSizes as MixedSizes
+from isocenter.core.bad_input import MultiFrameImage as MultiFrameImage
+from isocenter.core.bad_input import NonFinitePixels as NonFinitePixels
+from isocenter.core.bad_input import SeveralVolumes as SeveralVolumes
+from isocenter.core.bad_input import TooManyBytes as TooManyBytes
+from isocenter.core.bad_input import TooManyObjects as TooManyObjects
+from isocenter.core.bad_input import TooManyPixels as TooManyPixels
+from isocenter.core.bad_input import TruncatedImage as TruncatedImage
+from isocenter.core.bad_input import UnknownModel as UnknownModel
+from isocenter.core.bad_input import UnknownVersion as UnknownVersion
+from isocenter.core.bad_input import UnsafePath as UnsafePath
+from isocenter.core.bad_input import UnsupportedMedia as UnsupportedMedia
+from isocenter.core.bad_input import WrongTask as WrongTask
+from isocenter.core.fault import Detail as Detail
+from isocenter.core.fault import IsocenterError as IsocenterError
+from isocenter.core.fault import without_frames as without_frames
 
 
 class Refused(IsocenterError):

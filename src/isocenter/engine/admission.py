@@ -20,6 +20,8 @@ RISK = 1.5
 CAUTION_STEP, CAUTION_MOST, ONE_LATE_IN = 0.05, 0.3, 400
 # One incident makes many late at once; it is counted once in so much of that time.
 INCIDENT_SHARE = 0.1
+# By so much the time that callers usually give is followed.
+_STEP_DOWN, _STEP_UP = math.exp(-0.18), math.exp(0.02)
 # Caution is forgotten in about so many times of that time even where few come to show that all is well again.
 FORGOTTEN_IN = 60.0
 
@@ -63,18 +65,22 @@ def judge(
     """
     if busy.instances == 0:
         return Verdict(math.inf, math.inf)
+    instances, busy_s = busy
     batch_s = cost.service_s(batch)
+    runs = ahead.items // batch
+    started_s = (busy_s + runs * batch_s) / instances
+    wait_s = ready_in_s if ready_in_s > started_s else started_s
+    # Runs that are longer than predicted and runs that are shorter make up for one another, but not wholly.
+    risk_s = RISK * (cost.spread - 1.0) * batch_s * math.sqrt(1 + runs / instances)
+    promise_s = batch_s + risk_s
+    late_s = wait_s + promise_s + margin_s(left_s) - left_s if left_s < math.inf else -math.inf
+    if not ahead.behind:
+        return Verdict(wait_s, late_s)
 
     def after_s(items: int) -> float:
         """When so many items have been started."""
-        return (busy.left_s + items // batch * batch_s) / busy.instances
+        return (busy_s + items // batch * batch_s) / instances
 
-    runs = ahead.items // batch
-    wait_s = max(ready_in_s, after_s(ahead.items))
-    # Runs that are longer than predicted and runs that are shorter make up for one another, but not wholly.
-    risk_s = RISK * (cost.spread - 1.0) * batch_s * math.sqrt(1 + runs / busy.instances)
-    promise_s = batch_s + risk_s
-    late_s = wait_s + promise_s + margin_s(left_s) - left_s if left_s < math.inf else -math.inf
     for deadline_s, up_to in ahead.behind:
         theirs_s = deadline_s - now_s
         pushed_s = after_s(up_to) + promise_s
@@ -91,7 +97,8 @@ class Admission:
     def __init__(self, backlog: Backlog, *, timeout_s: float, of_all: npt.NDArray[np.int64] | None = None) -> None:
         self._backlog = backlog
         self._of_all = of_all
-        self._budget_log = math.log(timeout_s)
+        self.budget_s = timeout_s
+        """The time that nine callers of ten give at least."""
         self.caution_s = 0.0
         """What is kept free of every request's time, as learned from those that were late."""
         self.caution_elsewhere_s = 0.0
@@ -103,12 +110,13 @@ class Admission:
         """Somebody came and gave so much time."""
         if not 0 < left_s < math.inf:
             return
-        left_log = math.log(left_s)
         # A tenth below, nine tenths above: the step down is nine times the step up.
-        if left_log < self._budget_log:
-            self._budget_log = max(left_log, self._budget_log - 0.18)
-        else:
-            self._budget_log = min(left_log, self._budget_log + 0.02)
+        if left_s < self.budget_s:
+            followed_s = self.budget_s * _STEP_DOWN
+            self.budget_s = left_s if left_s > followed_s else followed_s
+        elif left_s > self.budget_s:
+            followed_s = self.budget_s * _STEP_UP
+            self.budget_s = left_s if left_s < followed_s else followed_s
 
     def note_late(self, now_s: float) -> None:
         """Somebody who was let in was not answered in time, or hardly."""
@@ -126,11 +134,6 @@ class Admission:
         if self.caution_s and now_s - self._looked_at_s > step_s:
             self.caution_s *= 0.8 ** min(99.0, (now_s - self._looked_at_s) / step_s)
             self._looked_at_s = now_s
-
-    @property
-    def budget_s(self) -> float:
-        """The time that nine callers of ten give at least."""
-        return math.exp(self._budget_log)
 
     def judge(
         self,
@@ -160,4 +163,4 @@ class Admission:
 
 def margin_s(left_s: float) -> float:
     """What is kept free before a deadline."""
-    return MARGIN_S + MARGIN_SHARE * max(0.0, left_s)
+    return MARGIN_S + MARGIN_SHARE * left_s if left_s > 0 else MARGIN_S

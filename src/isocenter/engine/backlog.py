@@ -20,7 +20,8 @@ BUCKETS = 64
 CELLS = CLASSES * (BUCKETS + 1) + 1
 """The last one holds the latest deadline that was added since the backlog was empty, in microseconds."""
 _LATEST = CELLS - 1
-_LOWEST = slice((CLASSES - 1) * (BUCKETS + 1), _LATEST)
+_LOWEST_START = (CLASSES - 1) * (BUCKETS + 1)
+_LOWEST = slice(_LOWEST_START, _LATEST)
 _NEVER_US = 2**62
 
 
@@ -37,6 +38,9 @@ class Ahead(NamedTuple):
     """For every bucket that would come after: its earliest deadline and how many items go up to and with it."""
     width_s: float = 0.0
     """How much later than that the last deadline of a bucket may be."""
+
+
+_NOBODY = Ahead(0, [])
 
 
 class Backlog:
@@ -56,25 +60,23 @@ class Backlog:
 
     def add(self, deadline_s: float, priority: int, *, now_s: float) -> int:
         """Count one item; the cell that is to be given back to `remove`."""
-        cell = priority_class(priority) * (BUCKETS + 1) + self._bucket(deadline_s, now_s)
-        self._cells[cell] += 1
+        width_s = self._width_s
+        far = deadline_s >= now_s + width_s * (BUCKETS - 1)
+        cell = priority_class(priority) * (BUCKETS + 1) + (BUCKETS if far else int(deadline_s // width_s) % BUCKETS)
+        cells = self._cells
+        cells[cell] += 1
         latest_us = _NEVER_US if deadline_s == math.inf else int(deadline_s * 1e6)
-        if self.total == 0 or latest_us > self._cells[_LATEST]:
-            self._cells[_LATEST] = latest_us
+        if self.total == 0 or latest_us > cells[_LATEST]:
+            cells[_LATEST] = latest_us
         self.total += 1
-        self._low += cell >= _LOWEST.start
+        self._low += cell >= _LOWEST_START
         return cell
 
     def remove(self, cell: int) -> None:
         """Count one item less."""
         self._cells[cell] -= 1
         self.total -= 1
-        self._low -= cell >= _LOWEST.start
-
-    def _bucket(self, deadline_s: float, now_s: float) -> int:
-        if deadline_s >= now_s + self._width_s * (BUCKETS - 1):
-            return BUCKETS
-        return int(deadline_s // self._width_s) % BUCKETS
+        self._low -= cell >= _LOWEST_START
 
     def ahead(
         self, deadline_s: float, priority: int, *, now_s: float, of_all: npt.NDArray[np.int64] | None = None
@@ -83,6 +85,8 @@ class Backlog:
 
         `of_all`: the counts of every backlog of the model, a row each, where there are several.
         """
+        if of_all is None and self.total == 0:
+            return _NOBODY
         counts, total, low, latest_us = self.counts, self.total, self._low, self._cells[_LATEST]
         if of_all is not None:
             counts = of_all.sum(axis=0)
@@ -92,7 +96,7 @@ class Backlog:
                 int(of_all[:, _LATEST].max()),
             )
         if total == 0:
-            return Ahead(0, [])
+            return _NOBODY
         own = priority_class(priority)
         if own == CLASSES - 2 and deadline_s * 1e6 >= latest_us and not low:
             return Ahead(total, [])  # the usual case: everybody gives the same time, so the last to come is last

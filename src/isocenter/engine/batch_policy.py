@@ -49,7 +49,7 @@ class BatchRules:
 
     def cut(self, items: int) -> int:
         """The size to run when so many items wait: the largest preferred size that fits, else the largest allowed."""
-        return self._cut[min(items, self.max_batch_size)]
+        return self._cut[items if items < self.max_batch_size else -1]
 
     @property
     def largest(self) -> int:
@@ -131,11 +131,12 @@ def decide(
     wanted = batch_for(expected.budget_s, rules.sizes, expected.cost)
     share = -(-waiting.items // idle_instances)
     if waiting.items >= wanted:
-        return Dispatch(_in_time(rules.cut(min(wanted, share)), waiting.earliest_deadline_s - now_s, rules, expected))
-    wait_until_s = min(
-        waiting.oldest_enqueued_at_s + rules.max_queue_delay_s,
-        waiting.earliest_deadline_s - expected.cost.promise_s(waiting.items + 1) - rules.deadline_margin_s,
-    )
+        size = rules.cut(wanted if wanted < share else share)
+        return Dispatch(_in_time(size, waiting.earliest_deadline_s - now_s, rules, expected))
+    wait_until_s = waiting.oldest_enqueued_at_s + rules.max_queue_delay_s
+    start_by_s = waiting.earliest_deadline_s - expected.cost.promise_s(waiting.items + 1) - rules.deadline_margin_s
+    if start_by_s < wait_until_s:
+        wait_until_s = start_by_s
     if now_s < wait_until_s and _company_pays(waiting.items, expected):
         return WaitUntil(wait_until_s)
     return Dispatch(_in_time(rules.cut(share), waiting.earliest_deadline_s - now_s, rules, expected))

@@ -44,17 +44,21 @@ class CostModel:
         """How much longer than predicted a run may take, as a factor: the quantile that promises are made with."""
         self._median_s: list[float] = []
         self._known_s: dict[int, float] = {}
+        self._predicted_s: dict[int, float] = {}
         self._chosen: dict[tuple[tuple[int, ...], float], int] = {}
+        self._last_chosen: tuple[tuple[int, ...], float, int] = ((), 0.0, 0)
         self._refresh()
 
     # What is asked.
 
     def service_s(self, items: int) -> float:
         """Predicted seconds on one instance for so many items, in whole batches and a rest."""
-        if (known_s := self._known_s.get(items)) is not None:
-            return known_s
-        full, rest = divmod(items, self.sizes[-1])
-        return full * self._median_s[-1] + (self._between(rest) if rest else 0.0)
+        known_s = self._predicted_s.get(items)
+        if known_s is None:
+            full, rest = divmod(items, self.sizes[-1])
+            known_s = full * self._median_s[-1] + (self._between(rest) if rest else 0.0)
+            self._predicted_s[items] = known_s
+        return known_s
 
     def promise_s(self, items: int) -> float:
         """Seconds that a run of so many items will rarely exceed."""
@@ -65,12 +69,16 @@ class CostModel:
 
         The smallest allowed one if none does. `allowed` rises.
         """
+        last_allowed, last_s, chosen = self._last_chosen
+        if within_s == last_s and allowed is last_allowed:
+            return chosen
         # Asked for every request with hardly another time each; a sixteenth of an octave less does no harm.
         octave = int(16 * math.log2(within_s)) if 0 < within_s < math.inf else within_s
         known = self._chosen.get((allowed, octave))
         if known is None:
-            within_s = 2 ** (octave / 16) if isinstance(octave, int) else within_s
-            known = self._chosen[allowed, octave] = self._choose(allowed, within_s)
+            rounded_s = 2 ** (octave / 16) if isinstance(octave, int) else within_s
+            known = self._chosen[allowed, octave] = self._choose(allowed, rounded_s)
+        self._last_chosen = (allowed, within_s, known)
         return known
 
     def _choose(self, allowed: tuple[int, ...], within_s: float) -> int:
@@ -131,8 +139,10 @@ class CostModel:
         self._mean_speed_log = speed_log = statistics.fmean(self._speed_log.values()) if self._speed_log else 0.0
         self._median_s = [math.exp(self._seed_log[size] + self._own_log[size] + speed_log) for size in self.sizes]
         self._known_s = dict(zip(self.sizes, self._median_s, strict=True))
+        self._predicted_s = dict(self._known_s)
         self.spread = math.exp(self._spread_log)
         self._chosen.clear()
+        self._last_chosen = ((), 0.0, 0)
 
     def _between(self, items: int) -> float:
         at = bisect_left(self.sizes, items)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from isocenter.core.clock import Clock, Timer
+from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import Draining, IsocenterError, RuntimeFault, RuntimeLost
 from isocenter.core.events import Observer
@@ -16,6 +16,7 @@ from isocenter.core.tensor import Tensors
 from isocenter.engine.admission import Admission
 from isocenter.engine.backlog import Backlog, Place
 from isocenter.engine.batch import check_item
+from isocenter.engine.batch_caps import BatchCaps
 from isocenter.engine.batch_policy import BatchRules
 from isocenter.engine.cost import CostModel
 from isocenter.engine.doorkeeper import Doorkeeper, QueueLimits, View
@@ -25,12 +26,10 @@ from isocenter.engine.lifecycle import Lifecycle, State
 from isocenter.engine.protocol import Engine as Engine
 from isocenter.engine.protocol import Reservation as Reservation
 from isocenter.engine.queue import Answerable, Entry, RequestQueue
-from isocenter.engine.scheduler import Runner, Scheduler
+from isocenter.engine.running import Runner
+from isocenter.engine.scheduler import Scheduler
 from isocenter.engine.warm_up import measured_s
 from isocenter.runtimes.base import Session
-
-# How long batches stay smaller after a run had no memory.
-SMALLER_FOR_S = 30.0
 
 
 class InlineEngine:
@@ -78,9 +77,6 @@ class InlineEngine:
         self._stand_in_s = stand_in_s
         self._nobody = False
         self._life = Lifecycle(model, version, observer)
-        self._rules = rules
-        self._caps: dict[str, int] = {}
-        self._larger_again: Timer | None = None
         self._memory_is_short = False
         self._queue = RequestQueue(max_queue_size, backlog=Backlog(2 * timeout_s))
         self._group = InstanceGroup(
@@ -128,6 +124,7 @@ class InlineEngine:
             on_empty=self._tell_empty,
         )
         self._scheduler.admission = self._door.admission
+        self._caps = BatchCaps(rules, clock=clock, apply=self._apply_rules)
         self._waiting_for_empty: list[asyncio.Future[bool]] = []
 
     @property
@@ -223,7 +220,7 @@ class InlineEngine:
 
     def limit_batch(self, size: int | None) -> None:
         """Form no batch above a size until told otherwise; None takes the limit away."""
-        self._cap("pressure", size)
+        self._caps.limit("pressure", size)
 
     def shed_for_memory(self, on: bool) -> None:
         """Refuse new work while memory is short."""
@@ -232,18 +229,10 @@ class InlineEngine:
     def _short_of_memory(self, size: int) -> None:
         """A run of so many items had no memory: free what can be freed, and ask for less for a while."""
         self._loop.run_in_executor(None, self._free)
-        self._cap("out_of_memory", max(1, size // 2))
-        if self._larger_again is not None:
-            self._larger_again.cancel()
-        until_s = self._clock.now_s() + SMALLER_FOR_S
-        self._larger_again = self._clock.call_at(until_s, lambda: self._cap("out_of_memory", None))
+        self._caps.halve_for_a_while(size)
 
-    def _cap(self, why: str, size: int | None) -> None:
-        self._caps.pop(why, None)
-        if size is not None:
-            self._caps[why] = size
-        rules = self._rules
-        self._scheduler.rules = rules.capped(min(self._caps.values())) if self._caps else rules
+    def _apply_rules(self, rules: BatchRules) -> None:
+        self._scheduler.rules = rules
 
     # Life.
 
@@ -265,15 +254,15 @@ class InlineEngine:
         if self._life.state is not State.WARMING:
             raise RuntimeError(f"an engine that is {self._life.state} cannot be warmed up")
         check_item(item, self.inputs)
-        self._rules = replace(self._rules, allowed_batch_sizes=tuple(sorted({1, *sizes})))
+        rules = replace(self._caps.rules, allowed_batch_sizes=tuple(sorted({1, *sizes})))
         try:
-            seconds = await measured_s(self._group.working, self._rules.allowed_batch_sizes, item, repeats)
+            seconds = await measured_s(self._group.working, rules.allowed_batch_sizes, item, repeats)
         except IsocenterError:
             self._fail()
             raise
         self._group.probe = item
         self._scheduler.cost = CostModel(seconds)
-        self._cap("", None)
+        self._caps.rules = rules
         return seconds
 
     def open(self) -> None:
@@ -291,8 +280,7 @@ class InlineEngine:
         if self._life.state in (State.READY, State.RECOVERING):
             self._life.to(State.DRAINING)
             # Nobody new will come, so nobody waits for company.
-            self._rules = replace(self._rules, max_queue_delay_s=0.0)
-            self._cap("", None)
+            self._caps.rules = replace(self._caps.rules, max_queue_delay_s=0.0)
         if self._life.state is not State.DRAINING:
             return True
         finished = await self._empty_until(self._clock.now_s() + bound_s)
@@ -309,8 +297,7 @@ class InlineEngine:
         self._life.to(State.STOPPED)
         self._scheduler.fail_all(self._not_finished)
         self._scheduler.close()
-        if self._larger_again is not None:
-            self._larger_again.cancel()
+        self._caps.close()
         await self._group.stop(self._stop_bound_s)
 
     async def __aenter__(self) -> Self:

@@ -15,7 +15,7 @@ from isocenter.core.errors import IsocenterError
 from isocenter.core.events import InstanceChanged, Observer
 from isocenter.core.tensor import Tensors, TensorSpec
 from isocenter.engine.instance import Instance, Ran
-from isocenter.engine.scheduler import Runner
+from isocenter.engine.running import Runner
 from isocenter.runtimes.base import Session
 
 OpenSession: TypeAlias = Callable[[], Session]

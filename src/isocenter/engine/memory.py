@@ -85,6 +85,18 @@ class MemoryPlan:
         """Left then, of what may be used."""
         return self.memory_bytes - self.reserve_bytes - self.total_bytes
 
+    @property
+    def mixed_users(self) -> tuple[int, ...]:
+        """So many users at each model if they are dealt out in turn."""
+        each, rest = divmod(self.users, len(self.models))
+        return tuple(each + (number < rest) for number in range(len(self.models)))
+
+    @property
+    def mixed_bytes(self) -> int:
+        """Held with the users dealt out, each with the batch that is planned for his model."""
+        runs = zip(self.mixed_users, self.models, strict=True)
+        return self.base_bytes + self.resident_bytes + sum(users * model.bytes_per_user for users, model in runs)
+
 
 def plan(
     models: Sequence[ModelCost], *, users: int, memory_bytes: int, base_bytes: int = 0, reserve: float = RESERVE

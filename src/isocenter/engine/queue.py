@@ -44,23 +44,22 @@ class Entry:
     arrival: int
     cell: int
     """Where the backlog counts it."""
+    turn: float = 0.0
+    """When it is the turn of its caller, if that is all it asks for; see `RequestQueue`."""
     retried: bool = False
     """Whether a run of it has failed for want of memory."""
     losses: int = 0
     """How often what it ran in was lost."""
-
-    @property
-    def key(self) -> Key:
-        """Its place in the line."""
-        return (self.request.priority, self.request.deadline.at_s, self.arrival)
 
 
 @dataclass(slots=True)
 class _Lane:
     """The entries of one group, or all that belong to none."""
 
-    served: float
-    """Turns taken, on an axis that all lanes share."""
+    turn: float = 0.0
+    """Of a group: when it is next, on the axis of the queue's turns; one turn more for each entry taken."""
+    begun: bool = False
+    """Whether it had a turn."""
     keys: list[Key] = field(default_factory=list)
     waiting: int = 0
 
@@ -68,10 +67,15 @@ class _Lane:
 class RequestQueue:
     """Entries by (priority, deadline, arrival); groups take turns with one another and with everybody else.
 
-    Within a priority each group counts as one caller, as does each item without a group: a group of five hundred
-    delays a single item by one turn. Every operation is O(log n), spread over calls. What has gone is removed from the
-    table at once, which frees its tensors; its keys are skipped when they surface, and swept when they outnumber the
-    living.
+    Within a priority each group counts as one caller, as does each item without a group (weighted fair queueing with
+    equal weights: Demers, Keshav and Shenker 1989). Turns are an axis: every item that is taken brings now forward by
+    one turn, shared among all callers. A newcomer is next now; a group is next again a turn after it was. Now is never
+    more than one turn beyond the next of any group, so each group, of five hundred as of two, delays whoever comes by
+    one item at most; and who comes while an item of a group runs does not wait for another of it. Newcomers without
+    end get their share and no more.
+
+    Every operation is O(log n), spread over calls; taking is O(groups). What has gone is removed from the table at
+    once, which frees its tensors; its keys are skipped when they surface, and swept when they outnumber the living.
     """
 
     def __init__(self, limit: int, *, backlog: Backlog | None = None) -> None:
@@ -80,12 +84,12 @@ class RequestQueue:
         self.limit = limit
         self.backlog = backlog or Backlog(horizon_s=60.0)
         self._waiting: OrderedDict[int, Entry] = OrderedDict()  # by arrival, so the first is the oldest
-        self._singles = _Lane(0.0)
+        self._singles = _Lane()
         self._groups: dict[str, _Lane] = {}
         self._deadlines: list[tuple[float, int]] = []
         self._arrivals = 0
         self._keys = 0
-        self._turn = 0.0
+        self._now = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -100,7 +104,7 @@ class RequestQueue:
         self._arrivals += 1
         if cell is None:
             cell = self.backlog.add(request.deadline.at_s, request.priority, now_s=now_s)
-        entry = Entry(request, reply, now_s, self._arrivals, cell)
+        entry = Entry(request, reply, now_s, self._arrivals, cell, self._now)
         self._insert(entry)
         return entry
 
@@ -115,14 +119,11 @@ class RequestQueue:
         taken: list[Entry] = []
         abandoned: list[Entry] = []
         while len(taken) < size and self._waiting:
-            lane = self._singles if not self._groups else self._next_lane()
+            lane = self._take_turn() if self._groups else self._singles
             entry = self._waiting.get(heapq.heappop(lane.keys)[2])
             self._keys -= 1
             if entry is None:
                 continue
-            if self._groups:
-                self._turn = max(self._turn, lane.served)
-                lane.served += 1.0 / lane.waiting if lane is self._singles else 1.0
             self._forget(entry)
             (abandoned if entry.reply.settled else taken).append(entry)
         return taken, abandoned
@@ -149,7 +150,7 @@ class RequestQueue:
         entries = list(self._waiting.values())
         for entry in entries:
             self._forget(entry)
-        self._singles = _Lane(0.0)
+        self._singles = _Lane()
         self._deadlines.clear()
         self._keys = 0
         return entries
@@ -168,16 +169,16 @@ class RequestQueue:
 
     def _insert(self, entry: Entry) -> None:
         self._waiting[entry.arrival] = entry
-        lane = self._lane(entry.request.group)
-        if not lane.waiting:
-            lane.served = max(lane.served, self._turn)
+        request = entry.request
+        lane = self._lane(request.group) if request.group else self._singles
         lane.waiting += 1
-        deadline_s = entry.request.deadline.at_s
-        heapq.heappush(lane.keys, entry.key)
+        deadline_s = request.deadline.at_s
+        heapq.heappush(lane.keys, (request.priority, deadline_s, entry.arrival))
         self._keys += 1
         if deadline_s < math.inf:
             heapq.heappush(self._deadlines, (deadline_s, entry.arrival))
-        if max(self._keys, len(self._deadlines)) > 2 * len(self._waiting) + STALE_KEYS:
+        most_keys = 2 * len(self._waiting) + STALE_KEYS
+        if self._keys > most_keys or len(self._deadlines) > most_keys:
             self._sweep()
 
     def _forget(self, entry: Entry) -> None:
@@ -194,28 +195,37 @@ class RequestQueue:
             del self._groups[group]
 
     def _lane(self, group: str) -> _Lane:
-        if not group:
-            return self._singles
         lane = self._groups.get(group)
         if lane is None:
-            lane = self._groups[group] = _Lane(self._turn)
+            lane = self._groups[group] = _Lane(self._now)
         return lane
 
-    def _next_lane(self) -> _Lane:
-        """The lane whose turn it is: soonest priority, fewest turns, then the earliest of the first in line."""
-        best: tuple[int, float, float, int] | None = None
-        chosen = self._singles
-        for lane in (self._singles, *self._groups.values()):
-            keys = lane.keys
-            while keys and keys[0][2] not in self._waiting:
-                heapq.heappop(keys)
-                self._keys -= 1
-            if keys:
-                priority, deadline_s, arrival = keys[0]
-                rank = (priority, lane.served, deadline_s, arrival)
-                if best is None or rank < best:
-                    best, chosen = rank, lane
-        return chosen
+    def _take_turn(self) -> _Lane:
+        """The lane whose turn it is: soonest priority, earliest turn, newcomers first, then the first in line."""
+        heads = [(lane, key) for lane in (self._singles, *self._groups.values()) if (key := self._head(lane))]
+        lane, key = min(heads, key=self._rank)
+        turns = [each.turn for each, (priority, *_) in heads if each is not self._singles and priority == key[0]]
+        now = self._now + 1.0 / (len(self._groups) + self._singles.waiting)
+        if lane is not self._singles and lane.waiting > 1:
+            # A group that had to leave everything to a sooner priority has not saved up turns.
+            turns[turns.index(lane.turn)] = lane.turn = max(lane.turn, self._now - 1.0) + 1.0
+            lane.begun = True
+            now = min(now, lane.turn)
+        self._now = max(self._now, min([now, *(turn + 1.0 for turn in turns)]))
+        return lane
+
+    def _head(self, lane: _Lane) -> Key | None:
+        """The first key of a lane that still stands for somebody."""
+        keys = lane.keys
+        while keys and keys[0][2] not in self._waiting:
+            heapq.heappop(keys)
+            self._keys -= 1
+        return keys[0] if keys else None
+
+    def _rank(self, head: tuple[_Lane, Key]) -> tuple[int, float, bool, float, int]:
+        lane, (priority, deadline_s, arrival) = head
+        turn = self._waiting[arrival].turn if lane is self._singles else lane.turn
+        return (priority, turn, lane.begun, deadline_s, arrival)
 
     def _sweep(self) -> None:
         self._keys = 0

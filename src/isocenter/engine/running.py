@@ -2,14 +2,30 @@
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Protocol
 
 from isocenter.core.errors import DeadlineExceeded, IsocenterError
 from isocenter.core.request import EngineTimings, Result
-from isocenter.engine.instance import Ran
+from isocenter.core.tensor import Tensors, TensorSpec
+from isocenter.engine.admission import Admission, margin_s
+from isocenter.engine.batch import shape_key
+from isocenter.engine.batch_policy import BatchRules
+from isocenter.engine.instance import Outcome, Ran
 from isocenter.engine.queue import Entry
+
+
+class Runner(Protocol):
+    """What the scheduler knows of an instance."""
+
+    name: str
+    fallback: str
+
+    def submit(self, items: Sequence[Tensors], done: "Callable[[Runner, Outcome], None]") -> None:
+        """Run items as one batch, then call `done`."""
+        ...
 
 
 @dataclass(slots=True)
@@ -31,7 +47,25 @@ class Running:
 
     def note_earliest(self) -> None:
         """See who of them expires first."""
-        self.earliest_deadline_s = min((entry.request.deadline.at_s for entry in self.entries()), default=math.inf)
+        deadlines_s = [entry.request.deadline.at_s for entry in self.piece if not entry.reply.settled]
+        for piece in self.backlog:
+            deadlines_s += [entry.request.deadline.at_s for entry in piece if not entry.reply.settled]
+        self.earliest_deadline_s = min(deadlines_s, default=math.inf)
+
+
+def pieces(entries: list[Entry], varying: Sequence[TensorSpec], rules: BatchRules) -> Iterator[list[Entry]]:
+    """Runs of equal shape and allowed size: one, unless shapes vary or somebody left at the last moment."""
+    groups: dict[object, list[Entry]] = {}
+    if not varying:
+        groups[()] = entries
+    else:
+        for entry in entries:
+            groups.setdefault(shape_key(entry.request.item, varying), []).append(entry)
+    for group in groups.values():
+        while group:
+            size = rules.cut(len(group))
+            yield group[:size]
+            group = group[size:]
 
 
 def answer(piece: list[Entry], started_at_s: float, ran: Ran, fallback: str) -> None:
@@ -41,6 +75,19 @@ def answer(piece: list[Entry], started_at_s: float, ran: Ran, fallback: str) -> 
         else:
             timings = EngineTimings(started_at_s - entry.enqueued_at_s, ran.service_s, len(piece))
             entry.reply.settle(Result(answer, timings, fallback))
+
+
+def note_times(piece: list[Entry], admission: Admission, ran_at_s: float) -> None:
+    """Tell admission who of those that are about to be answered is in time."""
+    for entry in piece:
+        deadline_s = entry.request.deadline.at_s
+        if deadline_s == math.inf or entry.reply.settled:
+            continue
+        # The way back takes its time too: whoever has hardly any left will be late.
+        if deadline_s - ran_at_s < 0.25 * margin_s(deadline_s - entry.enqueued_at_s):
+            admission.note_late(ran_at_s)
+        else:
+            admission.note_in_time()
 
 
 def too_late(entry: Entry, now_s: float, *, where: str) -> DeadlineExceeded:

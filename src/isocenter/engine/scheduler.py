@@ -7,9 +7,8 @@ same code.
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Protocol
 
 from isocenter.core.clock import Clock, Timer
 from isocenter.core.errors import IsocenterError, OutOfMemory, RunHung, RuntimeLost
@@ -23,16 +22,15 @@ from isocenter.core.events import (
     Observer,
 )
 from isocenter.core.request import Request
-from isocenter.core.tensor import Tensors, TensorSpec
-from isocenter.engine.admission import Admission, Busy, margin_s
-from isocenter.engine.batch import shape_key
+from isocenter.core.tensor import TensorSpec
+from isocenter.engine.admission import Admission, Busy
 from isocenter.engine.batch_policy import BatchRules, Dispatch, Expected, WaitUntil, decide
 from isocenter.engine.cost import CostModel
 from isocenter.engine.doorkeeper import View
 from isocenter.engine.instance import Outcome, Ran, RunFailed
 from isocenter.engine.lifecycle import State
 from isocenter.engine.queue import Answerable, Entry, RequestQueue
-from isocenter.engine.running import Running, answer, too_late
+from isocenter.engine.running import Runner, Running, answer, note_times, pieces, too_late
 
 # A run that takes so many times what is promised is declared hung, at the earliest after so many seconds, and then
 # once more looked at after a while: a machine that slept makes every run look late.
@@ -48,17 +46,6 @@ SICK_AFTER = 3
 LOSSES_MOST = 2
 # How much of the gap between two arrivals is taken from the last one.
 GAP_RATE = 0.1
-
-
-class Runner(Protocol):
-    """What the scheduler knows of an instance."""
-
-    name: str
-    fallback: str
-
-    def submit(self, items: Sequence[Tensors], done: "Callable[[Runner, Outcome], None]") -> None:
-        """Run items as one batch, then call `done`."""
-        ...
 
 
 class Scheduler:
@@ -97,6 +84,7 @@ class Scheduler:
         self._varying = tuple(spec for spec in inputs if -1 in spec.shape)
         self._clock = clock
         self._observe = observer.observe
+        self._enqueued = Enqueued(model, version)
         self._soon = soon
         self._on_sick, self._on_hung, self._on_lost = on_sick, on_hung, on_lost
         self._losses_most = LOSSES_MOST + len(instances)
@@ -108,6 +96,7 @@ class Scheduler:
         self._last_arrival_s = -math.inf
         self._gap_s = math.inf
         self._ran_at_s = -math.inf
+        self._note_running()
 
     # What others ask of it.
 
@@ -130,23 +119,23 @@ class Scheduler:
         """What the instances are at; one that is awaited counts as busy until then."""
         if self.awaited_at_s is not None and not self.working:
             return Busy(1, max(0.0, self.awaited_at_s - now_s))
-        left_s = 0.0
+        all_left_s = 0.0
         for running in self._running.values():
+            left_s = running.ends_at_s - now_s
             # Who is late already will take a while yet; how long is anybody's guess.
-            left_s += max(running.ends_at_s - now_s, 0.1 * (running.ends_at_s - running.started_at_s))
-        return Busy(self.working, left_s)
+            least_s = 0.1 * (running.ends_at_s - running.started_at_s)
+            all_left_s += left_s if left_s > least_s else least_s
+        return Busy(len(self._idle) + len(self._running), all_left_s)
+
+    def _note_running(self) -> None:
+        """See when the next of those that run is hung or not waited for any more; to be called when they change."""
+        running = self._running.values()
+        self._look_at_s = min([min(each.hung_at_s, each.earliest_deadline_s) for each in running], default=math.inf)
 
     def view(self, now_s: float, *, state: State, memory_is_short: bool = False) -> View:
         """What a doorkeeper sees of an engine in that state."""
-        return View(
-            state=state,
-            held=self._queue.backlog.total,
-            memory_is_short=memory_is_short,
-            busy=self.busy(now_s),
-            cost=self.cost,
-            knows=self.knows(now_s),
-            sizes=self.rules.sizes,
-        )
+        held, knows = self._queue.backlog.total, self.knows(now_s)
+        return View(state, held, memory_is_short, self.busy(now_s), self.cost, knows, self.rules.sizes)
 
     def knows(self, now_s: float) -> bool:
         """Whether predictions can be held against anybody: there are some, and they are fresh or being renewed."""
@@ -156,7 +145,7 @@ class Scheduler:
         """Take one admitted item into the queue."""
         now_s = self._clock.now_s()
         entry = self._queue.put(request, reply, now_s=now_s, cell=cell)
-        self._observe(Enqueued(self._model, self._version))
+        self._observe(self._enqueued)
         gap_s = now_s - self._last_arrival_s
         self._gap_s = gap_s if self._gap_s == math.inf else self._gap_s + GAP_RATE * (gap_s - self._gap_s)
         self._last_arrival_s = now_s
@@ -206,19 +195,26 @@ class Scheduler:
         """Look once: expire, dispatch, set the alarm."""
         self._woken = False
         # Timers may ring a little early; then it is the instant they were set to.
-        now_s = max(self._clock.now_s(), self._rang_at_s)
+        now_s = self._clock.now_s()
+        if now_s < self._rang_at_s:
+            now_s = self._rang_at_s
         hopeless_s = 0.0
         if self.cost is not None and self.knows(now_s):
             # The microsecond keeps an alarm at `deadline - hopeless_s` from ringing for ever beside its rounding.
             hopeless_s = HOPELESS_SHARE * self.cost.service_s(1) + 1e-6
-        self._drop_expired(now_s, hopeless_s)
-        self._drop_hung(now_s)
-        wait_until_s = self._dispatch_due(now_s)
-        alarm_s = min(wait_until_s, self._queue.earliest_deadline_s - hopeless_s + (1e-6 if hopeless_s else 0.0))
-        for running in self._running.values():
-            alarm_s = min(alarm_s, running.earliest_deadline_s, running.hung_at_s)
-        self._set_alarm(alarm_s)
-        if not self._queue and not self._running:
+        queue, running = self._queue, self._running
+        if queue.earliest_deadline_s <= now_s + hopeless_s:
+            self._drop_expired(now_s, hopeless_s)
+        if self._look_at_s <= now_s:
+            self._drop_late(now_s)
+            self._drop_hung(now_s)
+            self._note_running()
+        alarm_s = self._dispatch_due(now_s) if queue else math.inf
+        expires_s = queue.earliest_deadline_s - hopeless_s + (1e-6 if hopeless_s else 0.0)
+        if expires_s < alarm_s:
+            alarm_s = expires_s
+        self._set_alarm(alarm_s if alarm_s < self._look_at_s else self._look_at_s)
+        if not queue and not running:
             self._on_empty()
 
     def _drop_expired(self, now_s: float, hopeless_s: float) -> None:
@@ -229,6 +225,8 @@ class Scheduler:
                     self.admission.note_late(now_s)
             else:
                 self._observe(AbandonedInQueue(self._model, self._version))
+
+    def _drop_late(self, now_s: float) -> None:
         for running in self._running.values():
             if running.earliest_deadline_s <= now_s:
                 for entry in running.entries():
@@ -289,23 +287,10 @@ class Scheduler:
             self._observe(AbandonedInQueue(self._model, self._version))
         if entries:
             instance = self._idle.pop()
-            running = self._running[instance] = Running(deque(self._pieces(entries)))
+            running = self._running[instance] = Running(deque(pieces(entries, self._varying, self.rules)))
             self._start_next(instance, running, now_s)
             running.note_earliest()
-
-    def _pieces(self, entries: list[Entry]) -> Iterator[list[Entry]]:
-        """Runs of equal shape and allowed size: one, unless shapes vary or somebody left at the last moment."""
-        groups: dict[object, list[Entry]] = {}
-        if not self._varying:
-            groups[()] = entries
-        else:
-            for entry in entries:
-                groups.setdefault(shape_key(entry.request.item, self._varying), []).append(entry)
-        for group in groups.values():
-            while group:
-                size = self.rules.cut(len(group))
-                yield group[:size]
-                group = group[size:]
+            self._note_running()
 
     def _start_next(self, instance: Runner, running: Running, now_s: float) -> bool:
         """Start the next piece that anybody waits for; False if there is none."""
@@ -320,7 +305,7 @@ class Scheduler:
                     running.ends_at_s = now_s + self.cost.service_s(len(piece))
                     limit_s = max(HUNG_LEAST_S, HUNG_TIMES * self.cost.promise_s(len(piece)))
                     running.hung_at_s = now_s + limit_s
-                oldest_s = now_s - min(entry.enqueued_at_s for entry in piece)
+                oldest_s = now_s - min([entry.enqueued_at_s for entry in piece])
                 self._observe(BatchStarted(self._model, self._version, len(piece), oldest_s))
                 instance.submit([entry.request.item for entry in piece], self._came_back)
                 return True
@@ -353,14 +338,16 @@ class Scheduler:
             else:
                 self._idle.append(instance)
             self.wake()  # before the callers are: the instance shall not wait for what they do next
+        self._note_running()
         if isinstance(outcome, Ran):
             if self.admission is not None:
-                self._note_times(piece, self.admission)
+                note_times(piece, self.admission, self._ran_at_s)
             answer(piece, started_at_s, outcome, instance.fallback)
 
     def _take_back(self, instance: Runner, running: Running, piece: list[Entry], failed: RunFailed) -> None:
         """Nothing runs there any more, and no item is at fault: who waits for it waits for another instance."""
         del self._running[instance]
+        self._note_running()
         self._failures.pop(instance, None)
         self._observe(BatchFailed(self._model, self._version, len(piece), failed.kind))
         for entry in piece:
@@ -372,17 +359,6 @@ class Scheduler:
                 self._queue.put_back(entry, now_s=self._ran_at_s)
         self._on_lost(instance)
         self.wake()
-
-    def _note_times(self, piece: list[Entry], admission: Admission) -> None:
-        for entry in piece:
-            given_s = entry.request.deadline.at_s - entry.enqueued_at_s
-            if given_s == math.inf or entry.reply.settled:
-                continue
-            # The way back takes its time too: whoever has hardly any left will be late.
-            if entry.request.deadline.left_s(self._ran_at_s) < 0.25 * margin_s(given_s):
-                admission.note_late(self._ran_at_s)
-            else:
-                admission.note_in_time()
 
     def _retry_or_fail(self, piece: list[Entry], running: Running, failed: RunFailed) -> None:
         short = isinstance(failed.error, OutOfMemory)

@@ -16,6 +16,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +35,11 @@ from isocenter.engine.doorkeeper import Doorkeeper, QueueLimits
 from isocenter.engine.instance import Outcome, Ran, RunFailed
 from isocenter.engine.lifecycle import State
 from isocenter.engine.queue import Entry, RequestQueue
-from isocenter.engine.scheduler import Runner, Scheduler
+from isocenter.engine.running import Runner
+from isocenter.engine.scheduler import Scheduler
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """One request of a load."""
 
     at_s: float
@@ -162,7 +163,8 @@ class World:
     def call_at(self, instant_s: float, callback: Callable[[], object]) -> Timer:
         """Let something happen at an instant, now at the earliest."""
         timer = _Timer(callback)
-        heapq.heappush(self._events, (max(instant_s, self.now), next(self._order), timer))
+        at_s = instant_s if instant_s > self.now else self.now
+        heapq.heappush(self._events, (at_s, next(self._order), timer))
         return timer
 
     def soon(self, callback: Callable[[], object]) -> None:
@@ -238,13 +240,11 @@ class Simulation:
             limits=QueueLimits(machine.max_queue_size, 0, None),
         )
         self.scheduler.admission = self._door.admission
-        self._asked = 0
 
     def ask(
         self, arrival: Arrival, *, then: Callable[[Exception | None], None] = lambda _: None
     ) -> "SimulatedReply | None":
         """One request comes; None if it is shed. `then` is told how it ended."""
-        self._asked += 1
         self.report.offered += 1
         now_s = self.world.now
         deadline = Deadline(now_s + arrival.timeout_s)
@@ -256,8 +256,8 @@ class Simulation:
             self.report.shed += 1
             then(refused)
             return None
-        item = {_DEADLINE: np.asarray(deadline.at_s)}
-        request = Request(str(self._asked), item, deadline, arrival.priority, arrival.group)
+        item: Any = {_DEADLINE: deadline.at_s}  # all that the simulated instance looks at
+        request = Request("", item, deadline, arrival.priority, arrival.group)
         reply = SimulatedReply(self, deadline.at_s, then)
         entry = scheduler.submit(request, reply)
         if arrival.leaves_after_s < math.inf:
@@ -339,7 +339,8 @@ class SimulatedInstance:
         report.runs += 1
         report.items_run += size
         report.busy_s += service_s
-        report.run_in_vain += sum(1 for item in items if float(item[_DEADLINE]) <= simulation.world.now)
+        deadlines_s: list[Any] = [item[_DEADLINE] for item in items]
+        report.run_in_vain += sum([deadline_s <= simulation.world.now for deadline_s in deadlines_s])
         self.sizes.append(size)
         outcome: Outcome
         if machine.short_of_memory_above is not None and size > machine.short_of_memory_above:

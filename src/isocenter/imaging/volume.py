@@ -11,6 +11,9 @@ from isocenter.core.tensor import Array
 from isocenter.imaging.geometry import Geometry
 from isocenter.imaging.image import Note
 
+COLOURS = ("red", "green", "blue")
+"""What the channels of a colour picture are called."""
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:
@@ -78,12 +81,13 @@ class Volume:
         order = [self.channels.index(name) for name in names]
         return Volume(self.voxels[order], self.geometry, tuple(names), self.notes)
 
-    def refuse_unusable(self) -> None:
-        """See that there is something in every channel.
+    def refuse_unusable(self, *, each: bool = True) -> None:
+        """See that there is something in every channel, or, without `each`, in one of them: a nucleus may be only blue.
 
         Raises:
             NonFinitePixels, EmptyInput: NaN or infinity; one value everywhere.
         """
+        constant = []
         for number, channel in enumerate(self.voxels):
             name = self.channels[number] if self.channels else str(number)
             low, high = channel.min(), channel.max()
@@ -94,7 +98,9 @@ class Volume:
                     details={"channel": name, "non_finite": count, "voxels": channel.size},
                 )
             if low == high:
-                raise EmptyInput(
-                    f"every voxel of channel {name} has the value {float(low):g}",
-                    details={"channel": name, "value": float(low)},
-                )
+                constant.append((name, float(low)))
+        if constant and (each or len(constant) == len(self.voxels)):
+            name, value = constant[0]
+            raise EmptyInput(
+                f"every voxel of channel {name} has the value {value:g}", details={"channel": name, "value": value}
+            )

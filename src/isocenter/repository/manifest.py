@@ -20,6 +20,7 @@ from pydantic import (
 
 from isocenter.core.errors import BadManifest
 from isocenter.core.precision import Precision
+from isocenter.imaging.postprocess.objects import ObjectRule
 from isocenter.imaging.sliding.plan import Sliding
 from isocenter.imaging.transforms.accepts import Accepts
 from isocenter.imaging.transforms.arrays.steps import ArrayStep, ArraySteps, spatial_rank
@@ -168,6 +169,8 @@ class OutputPart(Part):
     Without one, the most probable label is the voxel's."""
     back: Literal["probabilities", "scores", "labels"] = "probabilities"
     """Of a segmentation: what is brought back onto the source grid, linearly, or by nearest neighbour for labels."""
+    objects: Annotated[ObjectRule, Field(strict=False)] | None = None
+    """How pixels become objects; of segmentations of pictures, and left out where objects make no sense."""
 
     @field_validator("labels")
     @classmethod
@@ -265,11 +268,11 @@ class Manifest(Part):
 
 _KINDS = {"classification": ("image2d",), "segmentation": ("image2d", "volume3d"), "tensors": ("tensors",)}
 _NOT_OF = {
-    "classification": ("steps", "sliding", "input.channels", "output.threshold"),
+    "classification": ("steps", "sliding", "input.channels", "output.threshold", "output.objects"),
     "segmentation": ("transforms", "input.accepts"),
     "tensors": (
         "transforms", "steps", "sliding", "input.channels", "input.accepts",
-        "output.labels", "output.threshold", "output.activation",
+        "output.labels", "output.threshold", "output.activation", "output.objects",
     ),
 }  # fmt: skip
 _NEEDED = {
@@ -297,12 +300,26 @@ def _problems_of(manifest: Manifest) -> Iterator[str]:
         yield "output.threshold goes with sigmoid or none, as labels of a softmax exclude each other"
     if task == "segmentation" and len(output.labels) < 2 and output.activation == "softmax":
         yield "output.labels of a softmax are the background and at least one more"
+    yield from _problems_of_objects(manifest)
     rank = {"image2d": 2, "volume3d": 3}.get(manifest.input.kind)
     found = [("sliding.roi", len(manifest.sliding.roi))] if manifest.sliding else []
     found += [(step.kind, axes) for step in manifest.steps if (axes := spatial_rank(step)) is not None]
     for where, axes in found:
         if rank is not None and axes != rank:
             yield f"{where} is of {axes} spatial axes, {manifest.input.kind} has {rank}"
+
+
+def _problems_of_objects(manifest: Manifest) -> Iterator[str]:
+    output, rule = manifest.output, manifest.output.objects
+    if rule is None or manifest.task != "segmentation":
+        return
+    if manifest.input.kind != "image2d":
+        yield f"output.objects is of image2d, not {manifest.input.kind}"
+    if unknown := [name for name in rule.names if name not in output.labels]:
+        yield f"output.objects names {', '.join(map(str, unknown))}, which is none of output.labels"
+    overlap = output.activation == "sigmoid" or output.threshold is not None
+    if overlap and len(output.labels) > 1 and len(rule.inside) != 1:
+        yield "output.objects.inside is one label where labels may overlap"
 
 
 def _owner(manifest: Manifest, key: str) -> tuple[BaseModel, str]:
@@ -360,6 +377,7 @@ def _known_keys() -> list[str]:
         InstancesPart,
         SloPart,
         GoldenPart,
+        ObjectRule,
         Accepts,
         Sliding,
         *(get_args(get_args(ArrayStep)[0])),

@@ -14,6 +14,11 @@ class Repository:
         self._models: dict[str, dict[int, ServedModel]] = {}
         self._default_model = default_model
 
+    @property
+    def default_model(self) -> str | None:
+        """The name that is meant where none is given, if one was set."""
+        return self._default_model
+
     def add(self, model: ServedModel) -> None:
         """Take in one loaded version, in place of one with the same number."""
         self._models.setdefault(model.name, {})[model.version] = model
@@ -50,15 +55,15 @@ class Repository:
             )
         return [versions[number] for number in sorted(versions)]
 
-    def resolve(self, name: str | None = None, version: int | None = None) -> ServedModel:
-        """The version that answers.
+    def resolve(self, name: str | None = None, version: int | None = None, *, task: str | None = None) -> ServedModel:
+        """The version that answers. Where none is named and there is no default, the only model of the task is meant.
 
         Raises:
             BadRequest: no model is named and several are here: which one is meant is never guessed.
             UnknownModel, UnknownVersion: what is named is not here.
         """
         if name is None:
-            name = self._default_model or self._only_model()
+            name = self._default_model or self._only_model(task)
         versions = self.versions(name)
         if version is None:
             return versions[-1]
@@ -76,8 +81,11 @@ class Repository:
         models = list(self)
         return bool(models) and all(model.engine.state is State.READY for model in models)
 
-    def _only_model(self) -> str:
+    def _only_model(self, task: str | None) -> str:
         if len(self._models) == 1:
             return next(iter(self._models))
+        fitting = {model.name for model in self if model.manifest.task == task}
+        if len(fitting) == 1:
+            return fitting.pop()
         names = sorted(self._models)
         raise BadRequest(f"several models are served: name one with ?model=, of {names}", details={"models": names})

@@ -22,6 +22,11 @@ class ByteBudget:
         self._in_use = 0
 
     @property
+    def limit_bytes(self) -> int:
+        """The bound."""
+        return self._limit
+
+    @property
     def in_use_bytes(self) -> int:
         """Bytes that are booked now."""
         return self._in_use

@@ -49,6 +49,11 @@ class CpuPool:
         self._threads: list[threading.Thread] = []
 
     @property
+    def threads(self) -> int:
+        """How many jobs run at a time."""
+        return self._count
+
+    @property
     def waiting(self) -> int:
         """Jobs handed in and not answered yet, the running ones included."""
         return self._waiting + len(self._here)
@@ -81,8 +86,12 @@ class CpuPool:
         for thread in self._threads:
             await asyncio.to_thread(thread.join, 5.0)
 
-    async def run(self, function: Callable[[], T], deadline: Deadline, *, here: bool = False) -> T:
+    async def run(
+        self, function: Callable[[], T], deadline: Deadline, *, here: bool = False, admitted: bool = False
+    ) -> T:
         """Run a function on a thread, or `here` on the event loop in its turn; give its answer or its exception.
+
+        `admitted` is a job of a request that has passed the door and used model time: it waits, however many do.
 
         Raises:
             Overloaded: too many jobs wait already; `retry_after_s` is what they will take.
@@ -90,7 +99,7 @@ class CpuPool:
         """
         if self._loop is None:
             raise RuntimeError("the pool is not started")
-        if self.waiting >= self._max_waiting:
+        if self.waiting >= self._max_waiting and not admitted:
             raise Overloaded(
                 f"{self.waiting} images wait to be decoded, the limit is {self._max_waiting}",
                 details={"where": "decode", "waiting": self.waiting, "limit": self._max_waiting},

@@ -103,7 +103,7 @@ class Predict:
         self._arriving.see()
         here = self._decode_here_max_pixels > 0
         ready_in_s = self._arriving.lag_s + self._pool.ready_in_s(here=here, coming=self._arriving.count)
-        served = self._repository.resolve(model, version)
+        served = self._repository.resolve(model, version, task="classification")
         refuse_other_task(served, "classification")
         served.engine.check(deadline, priority=priority, ready_in_s=ready_in_s)
         self._arriving.expect()
@@ -127,7 +127,7 @@ class Predict:
             ModelFault: the model failed.
         """
         entered_s = self._clock.now_s()
-        served = self._repository.resolve(model, version)
+        served = self._repository.resolve(model, version, task="classification")
         refuse_other_task(served, "classification")
         if deadline is None:
             deadline = own_deadline(served, entered_s)
@@ -175,12 +175,12 @@ class Predict:
 
     def default_deadline(self, model: str | None, version: int | None, *, arrived_s: float) -> Deadline:
         """The model's own deadline for a request that arrived at an instant; an unknown model is refused here."""
-        return own_deadline(self._repository.resolve(model, version), arrived_s)
+        return own_deadline(self._repository.resolve(model, version, task="classification"), arrived_s)
 
     def meant_by(self, model: str | None, version: int | None) -> tuple[str, int]:
         """The name and version that a request means; an empty name and 0 if it means none that is served."""
         try:
-            served = self._repository.resolve(model, version)
+            served = self._repository.resolve(model, version, task="classification")
         except BadInput:
             return "", 0
         return served.name, served.version

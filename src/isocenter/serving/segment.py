@@ -5,8 +5,10 @@ Windows of one volume form a group: they share batches with whoever else is ther
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -19,7 +21,7 @@ from isocenter.core.tensor import Array, FloatArray
 from isocenter.imaging.geometry import Geometry
 from isocenter.imaging.image import Note
 from isocenter.imaging.postprocess.activation import masks_of, probabilities_of, threshold_of
-from isocenter.imaging.sliding.merge import Merge, Whole, in_half
+from isocenter.imaging.sliding.merge import Merge, Sink, Whole, in_half
 from isocenter.imaging.sliding.plan import Sliding, WindowPlan, plan
 from isocenter.imaging.sliding.weights import importance
 from isocenter.imaging.transforms.arrays.pipeline import ArrayPipeline, PreparedVolume, Trail
@@ -30,10 +32,20 @@ from isocenter.repository.repository import Repository
 from isocenter.serving.cpu_pool import CpuPool
 from isocenter.serving.predict import fallback_note, own_deadline, refuse_other_task
 
+T = TypeVar("T")
+
 _RANK = {"image2d": 2, "volume3d": 3}
 # Twice what the instances can take, so that the next batch is there when one of them is done.
 _BATCHES_AHEAD = 2
 _AGAIN_AFTER_S = 0.05
+
+
+class Threads(Protocol):
+    """Where a volume is prepared: a `CpuPool`, or a share of one."""
+
+    async def run(self, function: Callable[[], T], deadline: Deadline, *, admitted: bool = False) -> T:
+        """Run a function on a thread; see `CpuPool.run`."""
+        ...
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -57,6 +69,8 @@ class Segmentation:
     """Seconds by stage, in the order in which they happened."""
     fallback: str = ""
     """What answered windows in place of the model's own runtime; empty: the model's own did."""
+    batch_size: int = 1
+    """Items in the largest batch that a window was run in."""
 
     def of(self, label: str | int) -> Array:
         """Which voxels have a label, [*spatial] of True and False.
@@ -88,8 +102,21 @@ class Segment:
         deadline: Deadline | None = None,
         priority: int = 0,
         probabilities: bool = False,
+        group: str = "",
+        threads: Threads | None = None,
     ) -> Segmentation:
         """Answer one volume. Without a deadline, the model's own timeout counts.
+
+        Args:
+            volume: what is segmented.
+            request_id: names the windows.
+            model: see `Repository.resolve`.
+            version: see `Repository.resolve`.
+            deadline: after which nobody waits.
+            priority: smaller is sooner.
+            probabilities: keep them for the answer.
+            group: a larger piece of work that the volume belongs to; its volumes take turns with others as one.
+            threads: where it is prepared; the pool, if left out.
 
         Raises:
             BadInput: the volume or the name of the model cannot be answered.
@@ -98,16 +125,17 @@ class Segment:
             ModelFault: the model failed.
         """
         entered_s = self._clock.now_s()
-        served = self._repository.resolve(model, version)
+        served = self._repository.resolve(model, version, task="segmentation")
         refuse_other_task(served, "segmentation")
         deadline = deadline or own_deadline(served, entered_s)
         served.engine.check(deadline, priority=priority, ready_in_s=self._pool.ready_in_s())
         try:
-            started_s, prepared = await self._prepared(served, volume, deadline)
+            started_s, prepared = await self._prepared(served, volume, deadline, threads or self._pool)
             prepared_s = self._clock.now_s()
             windows = _planned(served.manifest.sliding, prepared)
             self._refuse_too_many(served, windows, deadline)
-            run = _Run(served, windows, prepared, deadline, priority, request_id, self._clock)
+            cut = partial(windows.cut, prepared.tensor)
+            run = WindowRun(served, windows, cut, deadline, priority, request_id, group, self._clock)
             scores = await run.scores()
             merged_s = self._clock.now_s()
             output = served.manifest.output
@@ -125,6 +153,7 @@ class Segment:
             windows=len(windows),
             warnings=(*volume.notes, *prepared.notes, *fallback_note(run.fallback)),
             fallback=run.fallback,
+            batch_size=run.batch_size,
             stages_s={
                 "wait": started_s - entered_s,
                 "preprocess": prepared_s - started_s,
@@ -133,13 +162,15 @@ class Segment:
             },
         )
 
-    async def _prepared(self, served: ServedModel, volume: Volume, deadline: Deadline) -> tuple[float, PreparedVolume]:
+    async def _prepared(
+        self, served: ServedModel, volume: Volume, deadline: Deadline, threads: Threads
+    ) -> tuple[float, PreparedVolume]:
         def prepare() -> tuple[float, PreparedVolume]:
             started_s = self._clock.now_s()
             return started_s, prepare_volume(served.manifest, served.pipeline, volume)
 
         try:
-            return await self._pool.run(prepare, deadline)
+            return await threads.run(prepare, deadline)
         except Overloaded:
             self._observer.observe(Shed(served.name, served.version, "decode_full"))
             raise
@@ -157,52 +188,65 @@ class Segment:
             )
 
 
-class _Run:
+class WindowRun:
     """The windows of one volume on their way through the engine: so many at once, merged in their order."""
 
     def __init__(
         self,
         served: ServedModel,
         windows: WindowPlan,
-        prepared: PreparedVolume,
+        cut: Callable[[tuple[int, ...]], FloatArray],
         deadline: Deadline,
         priority: int,
         request_id: str,
+        group: str,
         clock: Clock,
     ) -> None:
-        self._served, self._windows, self._tensor = served, windows, prepared.tensor
+        self._served, self._windows, self._cut = served, windows, cut
         self._deadline, self._priority, self._id = deadline, priority, request_id
+        self._group = group or (request_id if len(windows) > 1 else "")
         self._clock = clock
         self._answered = 0
         self.fallback = ""
+        self.batch_size = 1
 
     async def scores(self) -> FloatArray:
         """What the model says of every voxel, [K, *spatial] on the prepared grid."""
+        whole = Whole(self._windows.shape)
+        await self.into(whole)
+        return whole.array
+
+    async def into(self, sink: Sink, progress: Callable[[int, int], object] | None = None) -> None:
+        """The same, row after row into a sink, on threads; `progress` is told how many windows of how many are done."""
         manifest = self._served.manifest
         sliding = manifest.sliding or Sliding(roi=self._windows.roi)
-        whole = Whole(self._windows.shape)
-        merge = Merge(self._windows, importance(sliding), whole, half=sliding.sums == "fp16")
+        merge = Merge(self._windows, importance(sliding), sink, half=sliding.sums == "fp16")
         at_once = max(1, _BATCHES_AHEAD * manifest.batching.max_batch_size * self._served.engine.instances)
         under_way: deque[asyncio.Task[Result]] = deque()
         try:
             for number, at in enumerate(self._windows):
                 if len(under_way) >= at_once:
-                    await self._merge_next(under_way, merge)
+                    await self._merge_next(under_way, merge, progress)
                 under_way.append(asyncio.create_task(self._infer(number, at)))
             while under_way:
-                await self._merge_next(under_way, merge)
+                await self._merge_next(under_way, merge, progress)
         finally:
             for task in under_way:
                 task.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
-        merge.finish()
-        return whole.array
+        await asyncio.to_thread(merge.finish)
 
-    async def _merge_next(self, under_way: "deque[asyncio.Task[Result]]", merge: Merge) -> None:
+    async def _merge_next(
+        self,
+        under_way: "deque[asyncio.Task[Result]]",
+        merge: Merge,
+        progress: Callable[[int, int], object] | None,
+    ) -> None:
         result = await under_way[0]
         under_way.popleft()
         self._answered += 1
         self.fallback = self.fallback or result.fallback
+        self.batch_size = max(self.batch_size, result.timings.batch_size)
         output = result.outputs[self._served.manifest.output.tensor]
         if output.shape[1:] != self._windows.roi:  # an open specification lets anything pass
             raise RuntimeFault(
@@ -210,15 +254,17 @@ class _Run:
                 details={"roi": [*self._windows.roi], "output": [*output.shape]},
             )
         await asyncio.to_thread(merge.add, output)
+        if progress is not None:
+            progress(self._answered, len(self._windows))
 
     async def _infer(self, number: int, at: tuple[int, ...]) -> Result:
-        window = await asyncio.to_thread(self._windows.cut, self._tensor, at)
+        window = await asyncio.to_thread(self._cut, at)
         request = Request(
             f"{self._id}/{number}",
             {self._served.manifest.input.tensor: window},
             self._deadline,
             self._priority,
-            group=self._id if len(self._windows) > 1 else "",
+            group=self._group,
         )
         while True:
             try:
@@ -244,7 +290,7 @@ def prepare_volume(manifest: Manifest, pipeline: object, volume: Volume) -> Prep
             details={"axes": len(volume.geometry.shape), "wanted": rank},
         )
     chosen = volume.select(manifest.input.channels)
-    chosen.refuse_unusable()
+    chosen.refuse_unusable(each=rank == 3)
     return pipeline(chosen)
 
 

@@ -91,7 +91,7 @@ class Stage:
         """What a head alone is answered with."""
         scope = {"type": "http", "query_string": query, HEADERS: headers or {}}
         answer = self.endpoint.glance(scope | {STARTED_S: self.clock.now_s(), REQUEST_ID: "7"})
-        return answer and (answer.status_code, bytes(answer.body))
+        return None if answer is None else (answer.status_code, bytes(answer.body))
 
 
 async def turns() -> None:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from conftest import MODELS
 from isocenter.cli import main, plan_measuring
-from isocenter.cli.plan import as_json_value, bytes_of
+from isocenter.cli.plan import as_json_value, bytes_of, mixed_in_words
 from isocenter.core.errors import UnknownModel
 from isocenter.engine.memory import Footprint, ModelCost, plan
 from isocenter.repository.layout import scan
@@ -49,6 +49,7 @@ def test_json_holds_the_plan_and_what_was_measured() -> None:
         "resident_bytes": 200,
         "total_bytes": 450,
         "headroom_bytes": 450,
+        "mixed_bytes": 450,
         "fits": True,
         "models": [
             {
@@ -63,9 +64,18 @@ def test_json_holds_the_plan_and_what_was_measured() -> None:
                 "bytes_per_user": 40,
                 "total_bytes": 450,
                 "headroom_bytes": 450,
+                "mixed_users": 5,
             }
         ],
     }
+
+
+def test_users_at_different_models_are_dealt_out_in_turn() -> None:
+    costs = [ModelCost(name, 1, 1, Footprint(100, {1: peak})) for name, peak in (("hrnet", 10), ("unet", 50))]
+    found = plan(costs, users=3, memory_bytes=1000, base_bytes=50)
+    assert found.mixed_users == (2, 1)
+    assert found.mixed_bytes == 50 + 2 * 100 + 2 * 10 + 50
+    assert mixed_in_words(found) == "mixed, 2 at hrnet 1, 1 at unet 1: 1 MiB in all, headroom 0 MiB"
 
 
 def test_only_models_that_are_named_are_measured() -> None:
@@ -90,7 +100,7 @@ def test_what_is_shipped_is_measured_and_planned() -> None:
 
 @LINUX
 def test_what_does_not_fit_is_shown_and_ends_with_1() -> None:
-    code, stdout, _ = invoke("--users", 1000, "--memory", "256MiB")
+    code, stdout, _ = invoke("--users", 1000, "--memory", "256MiB", "--model", NAME)
     assert code == 1
     assert "does not fit: needs" in stdout
     assert "has 256 MiB" in stdout
@@ -98,7 +108,7 @@ def test_what_does_not_fit_is_shown_and_ends_with_1() -> None:
 
 @LINUX
 def test_without_an_amount_the_machine_is_taken() -> None:
-    _, stdout, _ = invoke("--users", 1, "--json")
+    _, stdout, _ = invoke("--users", 1, "--model", NAME, "--json")
     assert json.loads(stdout)["memory_bytes"] == plan_measuring.there_is()
 
 

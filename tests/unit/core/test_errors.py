@@ -13,7 +13,7 @@ from isocenter.core.errors import Detail, IsocenterError, Overloaded
 def tree(kind: type[IsocenterError], depth: int = 0) -> Iterator[tuple[int, type[IsocenterError]]]:
     yield depth, kind
     for child in kind.__subclasses__():
-        if child.__module__ == errors.__name__:
+        if child.__module__.startswith("isocenter.core."):
             yield from tree(child, depth + 1)
 
 

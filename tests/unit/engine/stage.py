@@ -69,11 +69,17 @@ class Stage:
         await self.engine.stop()
 
     def ask(
-        self, marker: float, *, timeout_s: float = math.inf, priority: int = 0, shape: tuple[int, ...] = (4,)
+        self,
+        marker: float,
+        *,
+        timeout_s: float = math.inf,
+        priority: int = 0,
+        shape: tuple[int, ...] = (4,),
+        group: str = "",
     ) -> asyncio.Task[Result]:
-        """A caller of its own for one item."""
+        """A caller of its own for one item, or one item of a group."""
         deadline = Deadline(self.clock.now_s() + timeout_s)
-        request = Request(id=str(marker), item=item(marker, shape), deadline=deadline, priority=priority)
+        request = Request(str(marker), item(marker, shape), deadline, priority, group)
         return asyncio.create_task(self.engine.infer(request))
 
     async def quiet(self) -> None:

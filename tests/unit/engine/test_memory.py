@@ -125,6 +125,8 @@ def test_users_at_any_models_stay_out_of_the_reserve(
     held = found.base_bytes + found.resident_bytes + sum(model.bytes_per_user for model in at)
     assert held <= found.total_bytes <= memory - found.reserve_bytes
     assert found.headroom_bytes >= 0
+    assert sum(found.mixed_users) == users
+    assert found.mixed_bytes <= found.total_bytes
 
 
 @given(models, users, amounts)

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+from collections import Counter
 
 import pytest
 
@@ -179,6 +180,54 @@ async def test_many_single_callers_do_not_starve_a_group() -> None:
         put(queue, f"t{n}", at_s=50.0)
         taken += names(queue.take(1)[0])
     assert {f"g{n}" for n in range(5)} <= set(taken), "each of about ten callers gets its turn"
+
+
+@pytest.mark.parametrize("grouped", [False, True], ids=["single", "groups of one"])
+async def test_newcomers_without_end_do_not_starve_a_group(grouped: bool) -> None:
+    queue = RequestQueue(1000)
+    for n in range(40):
+        put(queue, f"g{n}", group="scan")
+    put(queue, "s", group="user" if grouped else "")
+    taken: list[str] = []
+    for n in range(120):  # two others wait at any time, and each of them is new
+        if not taken or taken[-1].startswith("s"):
+            put(queue, f"s{n}", group=f"user {n}" if grouped else "")
+        taken += names(queue.take(1)[0])
+    assert sum(name.startswith("g") for name in taken) == pytest.approx(120 / 3, abs=3)
+
+
+@pytest.mark.parametrize("seed", range(25))
+async def test_each_group_delays_whoever_comes_by_one_item_at_most(seed: int) -> None:
+    chance = random.Random(seed)
+    queue = RequestQueue(10_000)
+    waits: dict[str, Counter[str]] = {}  # who asks for one item: items of each group that went before, since it came
+    for n in range(600):
+        for group in ("a", "b")[: chance.choice([1, 2])]:
+            if chance.random() < 0.02:
+                for index in range(chance.choice([2, 30, 500])):
+                    put(queue, f"{group}/{n}.{index}", group=group)
+        if chance.random() < chance.choice([0.05, 0.5, 0.9]):
+            name = f"alone {n}"
+            waits[name] = Counter()
+            put(queue, name, group=chance.choice(["", "", name]))
+        for name in names(queue.take(chance.choice([0, 1, 1, 2, 8]))[0]):
+            if waits.pop(name, None) is None:
+                for seen in waits.values():
+                    seen[name.partition("/")[0]] += 1
+                    assert seen.total() == len(seen), f"a second item of one group goes first: {seen}"
+
+
+async def test_a_group_has_not_saved_up_turns_while_a_sooner_priority_had_them_all() -> None:
+    queue = RequestQueue(1000)
+    for n in range(9):
+        put(queue, f"l{n}", group="later", priority=1)
+        put(queue, f"m{n}", group="much later", priority=1)
+    for n in range(50):
+        put(queue, f"n{n}", group="now")
+    queue.take(50)
+    put(queue, "alone", priority=1)
+    assert "alone" in names(queue.take(3)[0])
+    assert names(queue.take(6)[0]) == ["l1", "m1", "l2", "m2", "l3", "m3"]
 
 
 async def test_single_items_keep_to_their_deadlines_beside_a_group() -> None:

@@ -142,6 +142,27 @@ def test_a_coarse_axis_goes_by_nearest_neighbour_both_ways(spacing: tuple[float,
     assert set(np.unique(prepared.trail.back(prepared.tensor))) <= set(range(10))
 
 
+def test_the_coarse_axis_is_that_of_the_grid_it_comes_from() -> None:
+    """Thick along the last axis, brought to thick along the first one: nearest neighbour there, then the first back."""
+    step = {"kind": "resample", "spacing_mm": [4, 1, 1], "filter": "linear", "extent": "voxels", "coarse_above": 3}
+    ramp = np.arange(8, dtype=np.float32)[:, None, None] * np.ones((1, 8, 2), np.float32)
+
+    prepared = prepare(ramp[None], step, spacing=(1.0, 1.0, 4.0))
+    back = prepared.trail.back(prepared.tensor)
+
+    assert prepared.tensor[0, :, 0, 0].tolist() == [1.5, 5.5], "linearly"
+    assert back[0, :, 0, 0].tolist() == [1.5] * 4 + [5.5] * 4, "by nearest neighbour"
+
+
+@pytest.mark.parametrize(("have", "size", "found"), [(3.6000001, 5, 5), (4.5, 10, 13), (0.7008, 512, 513)])
+def test_a_size_is_what_nnunet_makes_of_it(have: float, size: int, found: int) -> None:
+    """round(have / new * size), however near to the wanted spacing, and however near to a half."""
+    new = 0.7 if have < 1 else 3.5999999046325684
+    step = {"kind": "resample", "spacing_mm": [new, None], "extent": "voxels"}
+
+    assert prepare(noise(1, size, 2), step, spacing=(have, 1.0)).tensor.shape == (1, found, 2)
+
+
 @given(
     st.integers(1, 40), st.integers(1, 40), st.sampled_from(["linear", "area", "cubic"]), st.booleans(), st.booleans()
 )

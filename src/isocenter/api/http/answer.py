@@ -10,14 +10,17 @@ _JSON: Final = (b"content-type", b"application/json")
 
 
 class Answer(Response):
-    """JSON, written as two messages. A framework's response would encode each header anew."""
+    """JSON, if it says nothing else, as two messages. A framework's response would encode each header anew."""
 
-    def __init__(self, body: bytes, status: int = 200, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    def __init__(
+        self, body: bytes, status: int = 200, headers: Sequence[tuple[bytes, bytes]] = (), *, media_type: str = ""
+    ) -> None:
         # The base is not asked to set itself up: these are all its attributes.
         self.status_code = status
         self.body = body
         self.background = None
-        self.raw_headers = [(b"content-length", b"%d" % len(body)), _JSON, *headers]
+        kind = (b"content-type", media_type.encode("ascii")) if media_type else _JSON
+        self.raw_headers = [(b"content-length", b"%d" % len(body)), kind, *headers]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write it."""

@@ -1,6 +1,7 @@
 """The HTTP application: routes, error answers, and the gate in front."""
 
 import logging
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -12,12 +13,17 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from isocenter import __version__
+from isocenter.api.http.answer import Answer
+from isocenter.api.http.cells import CellsDoor
+from isocenter.api.http.cells_v1 import BatchSegmentV1Endpoint, SegmentV1Endpoint
+from isocenter.api.http.cells_v1_routes import v1_information_routes, v1_segment_routes
 from isocenter.api.http.exposition import Exposition
-from isocenter.api.http.gate import Gate
+from isocenter.api.http.gate import Endpoint, Gate
 from isocenter.api.http.information import model_routes, probe_routes
 from isocenter.api.http.predict import PredictEndpoint, predict_routes
-from isocenter.api.http.problems import problem, problem_response
+from isocenter.api.http.problems import as_asked, problem, problem_response
 from isocenter.api.http.reload import ReloadFrom, Reloads, reload_routes
+from isocenter.api.http.segment import SegmentEndpoint, segment_routes
 from isocenter.api.http.stats import stats_routes
 from isocenter.core.clock import Clock
 from isocenter.core.errors import IsocenterError
@@ -25,6 +31,7 @@ from isocenter.core.events import Observer
 from isocenter.imaging.limits import ImageLimits
 from isocenter.repository.repository import Repository
 from isocenter.serving.budget import ByteBudget
+from isocenter.serving.cells import SegmentImage
 from isocenter.serving.health import Door, HealthCheck
 from isocenter.serving.predict import Predict
 from isocenter.serving.stats import StatsSource
@@ -35,6 +42,7 @@ _DESCRIPTION = "Serves medical-image models inside a deadline. Every refusal nam
 def build_http(
     *,
     predict: Predict,
+    cells: SegmentImage,
     repository: Repository,
     health: HealthCheck,
     door: Door,
@@ -53,7 +61,18 @@ def build_http(
     # The page at /docs comes with its scripts: a browser in a hospital need not, and shall not, ask another host.
     app = FastAPIOffline(title="Isocenter", version=__version__, description=_DESCRIPTION, redoc_url=None)
     endpoint = PredictEndpoint(predict, max_bytes=limits.max_bytes, bodies=bodies, clock=clock, observer=observer)
+    within = CellsDoor(cells, limits.max_bytes, bodies, clock, observer)
+    segment, segment_v1, batch_v1 = SegmentEndpoint(within), SegmentV1Endpoint(within), BatchSegmentV1Endpoint(within)
+    direct: dict[str, Endpoint] = {
+        "/predict": endpoint,
+        "/segment": segment,
+        "/api/v1/segment": segment_v1,
+        "/api/v1/batch-segment": batch_v1,
+    }
     app.include_router(predict_routes(endpoint))
+    app.include_router(segment_routes(segment))
+    app.include_router(v1_segment_routes(segment_v1, batch_v1))
+    app.include_router(v1_information_routes(cells, repository, health, door))
     app.include_router(probe_routes(health, metrics))
     app.include_router(model_routes(repository, limits))
     app.include_router(stats_routes(stats))
@@ -61,10 +80,10 @@ def build_http(
     app.add_exception_handler(IsocenterError, _typed)
     app.add_exception_handler(HTTPException, _framework)
     app.add_exception_handler(RequestValidationError, _validation)
-    app.openapi = lambda: _schema(app)  # type: ignore[method-assign]
+    app.openapi = lambda: _schema(app, direct)  # type: ignore[method-assign]
     return Gate(
         app,
-        direct={"/predict": endpoint},
+        direct=direct,
         glances={"/predict": endpoint.glance},
         door=door,
         clock=clock,
@@ -74,13 +93,13 @@ def build_http(
     )
 
 
-def _schema(app: FastAPI) -> dict[str, Any]:
+def _schema(app: FastAPI, direct: Collection[str]) -> dict[str, Any]:
     """The description without the framework's own 422: here a malformed parameter is a 400 in our shape."""
     if not app.openapi_schema:
         schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         for path, methods in schema["paths"].items():
             for operation in methods.values():
-                if path != "/predict" and operation["responses"].pop("422", None):
+                if path not in direct and operation["responses"].pop("422", None):
                     operation["responses"]["400"] = dict(operation["responses"]["404"], description="Bad Request")
         app.openapi_schema = schema
     return app.openapi_schema
@@ -93,6 +112,10 @@ async def _typed(_: Request, error: Exception) -> Response:
 
 async def _framework(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    return as_asked(request.url.path, _of_the_framework(request, error))
+
+
+def _of_the_framework(request: Request, error: HTTPException) -> Answer:
     if error.status_code == 404:
         return problem_response("not_found", "there is nothing at this path; see /docs")
     if error.status_code == 405:

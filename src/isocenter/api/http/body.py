@@ -50,6 +50,18 @@ async def receive_image(
         Overloaded: there is no room for the body.
         TooManyBytes: more than `max_bytes`.
     """
+    body = await receive_body(receive, max_bytes=max_bytes, booking=booking)
+    return image_in(body, content_type, max_bytes=max_bytes)
+
+
+async def receive_body(receive: Receive, *, max_bytes: int, booking: Booking | None = None) -> bytes | bytearray:
+    """A whole body: an image, or a form around one.
+
+    Raises:
+        Abandoned: the caller left while sending.
+        Overloaded: there is no room for the body.
+        TooManyBytes: more than `max_bytes` and what a form adds to them.
+    """
     body: bytes | bytearray = b""
     more = True
     while more:
@@ -70,7 +82,7 @@ async def receive_image(
             if not isinstance(body, bytearray):
                 body = bytearray(body)
             body += chunk
-    return image_in(body, content_type, max_bytes=max_bytes)
+    return body
 
 
 def image_in(body: bytes | bytearray, content_type: bytes | None, *, max_bytes: int) -> bytes:

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from isocenter.api.http.answer import Answer
 from isocenter.api.http.connection import ARRIVED_S, CONNECTION, Connection
-from isocenter.api.http.problems import problem, problem_response
+from isocenter.api.http.problems import as_asked, problem, problem_response
 from isocenter.core.clock import Clock
 from isocenter.core.errors import Draining, Overloaded, Refused
 from isocenter.core.events import Answered, Observer
@@ -33,7 +33,7 @@ HEADERS: Final = "isocenter.headers"
 """Where the headers stand as a mapping of bytes, lower case; of one given twice, the first."""
 REQUEST_ID: Final = "isocenter.request_id"
 STARTED_S: Final = "isocenter.started_s"
-ALWAYS_OPEN: Final = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+ALWAYS_OPEN: Final = frozenset({"/livez", "/readyz", "/health", "/metrics", "/api/v1/health", "/api/v1/status"})
 
 _SAFE_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _CLOSE: Final = (b"connection", b"close")
@@ -136,7 +136,7 @@ class Gate:
                 retry_after_s=_RETRY_AFTER_S,
             )
         self._observer.observe(Answered("http", "", 0, refusal.code, 0.0, {}))
-        await self._write(problem(refusal), scope, send, close=True)
+        await self._write(as_asked(scope["path"], problem(refusal)), scope, send, close=True)
 
     async def _directly(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         answered = False
@@ -194,4 +194,5 @@ class Gate:
     def _unexpected(self, scope: Scope) -> Answer:
         request_id = scope[REQUEST_ID]
         self._logger.exception("unexpected", extra={"request_id": request_id})
-        return problem_response("internal", "an unexpected error; this is a bug", {"request_id": request_id})
+        answer = problem_response("internal", "an unexpected error; this is a bug", {"request_id": request_id})
+        return as_asked(scope.get("path", ""), answer)  # at a glance, there is no path yet

@@ -109,7 +109,7 @@ def _describe(repository: Repository, model: ServedModel, limits: ImageLimits) -
         labels=list(manifest.output.labels),
         input=InputShape(
             kind=manifest.input.kind,
-            formats=list(FORMATS) if manifest.task == "classification" else [],
+            formats=list(FORMATS) if manifest.input.kind == "image2d" else [],
             tensor_shape=list(taken.shape),
             accepts=manifest.input.accepts.model_dump(exclude_none=True),
         ),

@@ -7,7 +7,6 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 from fastapi import APIRouter, Request
-from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.types import Scope
 
@@ -15,11 +14,12 @@ from isocenter.api.http.answer import Answer
 from isocenter.api.http.body import FIELDS, check_length, receive_image
 from isocenter.api.http.connection import WhileConnected
 from isocenter.api.http.gate import HEADERS, REQUEST_ID, STARTED_S
+from isocenter.api.http.head import deadline_in, query_of, version_in
 from isocenter.api.http.problems import problem
 from isocenter.api.http.schemas import PredictionShape, ProblemShape
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
-from isocenter.core.errors import BadRequest, DeadlineExceeded, IsocenterError, without_frames
+from isocenter.core.errors import DeadlineExceeded, IsocenterError, without_frames
 from isocenter.core.events import Answered, Event, Observer, Shed
 from isocenter.serving.budget import Booking, ByteBudget
 from isocenter.serving.predict import Predict
@@ -45,7 +45,6 @@ _BODY: dict[str, Any] = {
         {"name": "X-Request-ID", "in": "header", "schema": {"type": "string"}, "description": "Echoed in the answer."},
     ],
 }
-_MIN_TIMEOUT_MS, _MAX_TIMEOUT_MS = 0.001, 3_600_000.0
 
 _MOST_KEPT: Final = 64
 """Refusals that are kept for a moment, of different questions."""
@@ -153,7 +152,7 @@ class PredictEndpoint:
     def _deadline(
         self, headers: Mapping[bytes, bytes], model: str | None, version: int | None, started_s: float
     ) -> Deadline:
-        deadline = _deadline(headers.get(b"x-timeout-ms"), started_s)
+        deadline = deadline_in(headers.get(b"x-timeout-ms"), started_s)
         return deadline or self._predict.default_deadline(model, version, arrived_s=started_s)
 
     def _refused(self, error: IsocenterError, model: str | None, version: int | None, started_s: float) -> Answer:
@@ -195,28 +194,5 @@ def predict_routes(endpoint: PredictEndpoint) -> APIRouter:
 def _which(query: bytes) -> tuple[str | None, int | None]:
     if not query:
         return None, None
-    params = QueryParams(query)
-    unknown = sorted(set(params) - {"model", "version"})
-    if unknown:
-        raise BadRequest(f"unknown query parameter {unknown[0][:64]!r}; there are model and version")
-    if len(params.multi_items()) != len(params):
-        raise BadRequest("a query parameter is given twice; which one is meant is not guessed")
-    version = params.get("version")
-    if version is None:
-        return params.get("model"), None
-    if not (version.isascii() and version.isdecimal() and len(version) <= 9):
-        raise BadRequest(f"version {version[:64]!r} is not a whole number")
-    return params.get("model"), int(version)
-
-
-def _deadline(timeout_ms: bytes | None, started_s: float) -> Deadline | None:
-    if timeout_ms is None:
-        return None
-    try:
-        value = float(timeout_ms)
-    except ValueError:
-        value = float("nan")
-    if not _MIN_TIMEOUT_MS <= value <= _MAX_TIMEOUT_MS:
-        given = timeout_ms[:64].decode("latin-1")
-        raise BadRequest(f"X-Timeout-Ms is {given!r}; it must be a number of milliseconds from 0.001 to 3600000")
-    return Deadline.after(value / 1e3, now_s=started_s)
+    params = query_of(query, ("model", "version"))
+    return params.get("model"), version_in(params.get("version"))

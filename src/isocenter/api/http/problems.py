@@ -14,6 +14,7 @@ HTTP_STATUS: Final[dict[str, int]] = {
     # what the caller can mend
     "bad_input": 422,
     "bad_request": 400,
+    "bad_value": 422,
     "missing_image": 400,
     "too_many_bytes": 413,
     "unsupported_media": 415,
@@ -21,10 +22,24 @@ HTTP_STATUS: Final[dict[str, int]] = {
     "truncated_image": 422,
     "too_many_pixels": 413,
     "multi_frame_image": 422,
+    "unsafe_path": 422,
+    "bad_volume": 422,
+    "several_volumes": 422,
+    "missing_geometry": 422,
+    "bad_geometry": 422,
+    "missing_slices": 422,
+    "duplicate_slices": 422,
+    "mixed_series": 422,
+    "mixed_sizes": 422,
+    "mixed_orientation": 422,
+    "mixed_frames_of_reference": 422,
+    "gantry_tilt": 422,
+    "localizer": 422,
     "empty_input": 422,
     "non_finite_pixels": 422,
     "missing_window": 422,
     "input_not_accepted": 422,
+    "too_many_objects": 422,
     "wrong_task": 422,
     "unknown_model": 404,
     "unknown_version": 404,
@@ -79,6 +94,16 @@ def problem_response(
     """`{"error": {"code", "message", "details"}}` with the status that belongs to the code."""
     raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
     return _answer(code, message, details or {}, raw)
+
+
+def as_asked(path: str, answer: Answer) -> Answer:
+    """The same problem, with what callers of `/api/v1` read beside the error: `success` and `detail`."""
+    if not path.startswith("/api/v1/"):
+        return answer
+    body = orjson.loads(answer.body)
+    written = orjson.dumps({"success": False, "detail": body["error"]["message"], **body})
+    headers = [each for each in answer.raw_headers if each[0] not in (b"content-length", b"content-type")]
+    return Answer(written, answer.status_code, headers)
 
 
 def _answer(code: str, message: str, details: Mapping[str, object], headers: Sequence[tuple[bytes, bytes]]) -> Answer:

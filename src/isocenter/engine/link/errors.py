@@ -31,4 +31,5 @@ def _below(kind: type[IsocenterError]) -> Iterator[type[IsocenterError]]:
         yield from _below(each)
 
 
-_KINDS: Final = {kind.code: kind for kind in _below(IsocenterError)}
+# Those of the core: a program may have imported others, as the client's, which go by codes of the server.
+_KINDS: Final = {kind.code: kind for kind in _below(IsocenterError) if kind.__module__.startswith("isocenter.core.")}

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from isocenter.core.errors import BadImage, IsocenterError, TooManyBytes, TooManyPixels, TruncatedImage
+from isocenter.core.errors import BadImage, IsocenterError, TooManyPixels, TruncatedImage
 from isocenter.imaging.codecs import bmp, jpeg, pixels, png, tiff, tiff_blocks, webp
 from isocenter.imaging.codecs.header import Header
 from isocenter.imaging.codecs.sniff import sniff
@@ -61,7 +61,7 @@ def _decode(data: bytes, header: Header, how: str) -> RasterImage:
     except IsocenterError:
         raise
     except Exception as exc:
-        _refuse(source.format, exc, len(data))
+        refuse(source.format, exc, len(data))
     if decoded.pixels.shape[:2] != (source.height_px, source.width_px):
         shape = [*decoded.pixels.shape]
         raise BadImage(f"the header announces {source.width_px} x {source.height_px}", details={"decoded": shape})
@@ -77,23 +77,24 @@ def read_header(data: bytes, *, limits: ImageLimits) -> Header:
     Raises:
         BadInput: one of its kinds, as `decode`.
     """
-    if len(data) > limits.max_bytes:
-        raise TooManyBytes(
-            f"the image has {len(data)} bytes, at most {limits.max_bytes} are read",
-            details={"bytes": len(data), "limit": limits.max_bytes},
-        )
+    limits.check_bytes(len(data))
     name = sniff(data)
     try:
         header: Header = _HEADERS[name].read_header(data)
     except IsocenterError:
         raise
     except Exception as exc:
-        _refuse(name, exc, len(data))
-    _check(header, len(data), limits)
+        refuse(name, exc, len(data))
+    check_header(header, len(data), limits)
     return header
 
 
-def _check(header: Header, size: int, limits: ImageLimits) -> None:
+def check_header(header: Header, size: int, limits: ImageLimits) -> None:
+    """See that what a header announces is within the limits, for a file of `size` bytes.
+
+    Raises:
+        BadImage, TooManyPixels: there are no pixels; there are too many, or they cannot be in so few bytes.
+    """
     width, height = header.source.width_px, header.source.height_px
     found = {"width_px": width, "height_px": height}
     if width < 1 or height < 1:
@@ -108,8 +109,12 @@ def _check(header: Header, size: int, limits: ImageLimits) -> None:
         )
 
 
-def _refuse(name: str, exc: Exception, size: int) -> NoReturn:
-    """The one seam: what a library said becomes ours, with its cause kept."""
+def refuse(name: str, exc: Exception, size: int) -> NoReturn:
+    """The one seam: what a library said becomes ours, with its cause kept.
+
+    Raises:
+        BadImage, TruncatedImage, TooManyPixels: always one of them.
+    """
     said = f"{type(exc).__name__}: {exc}".split(" at 0x")[0][:200]
     if isinstance(exc, MemoryError):
         raise TooManyPixels(f"the {name.upper()} does not fit into memory", details={"bytes": size}) from exc

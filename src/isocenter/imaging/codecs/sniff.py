@@ -9,6 +9,8 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", "png"),
     (b"II*\x00", "tiff"),
     (b"MM\x00*", "tiff"),
+    (b"II+\x00", "tiff"),
+    (b"MM\x00+", "tiff"),
     (b"BM", "bmp"),
 )
 
@@ -19,8 +21,6 @@ _REFUSED_BY_NAME: tuple[tuple[int, bytes, str], ...] = (
     (344, b"ni1\x00", "a NIfTI header"),
     (0, b"%PDF", "a PDF"),
     (0, b"\x1f\x8b", "gzip data (perhaps a compressed NIfTI volume)"),
-    (0, b"II+\x00", "a BigTIFF"),
-    (0, b"MM\x00+", "a BigTIFF"),
     (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000"),
     (0, b"\xff\x4f\xff\x51", "a JPEG 2000 codestream"),
     (0, b"\xff\x0a", "a JPEG XL"),

@@ -1,4 +1,4 @@
-"""TIFF 6.0: what a header may say, and which samples it promises.
+"""TIFF 6.0 and BigTIFF: what a header may say, and which samples it promises.
 
 The file's own tag table never reaches a decoder: its tags are read here, checked, and a minimal table is written anew
 (`tiff_blocks`). So metadata cannot mislead, warn or loop.
@@ -10,25 +10,29 @@ import numpy as np
 
 from isocenter.core.errors import BadImage, MultiFrameImage, TruncatedImage, UnsupportedMedia
 from isocenter.imaging.codecs.header import Header
-from isocenter.imaging.codecs.ifd import Directory, checked_orientation, read_directory
+from isocenter.imaging.codecs.ifd import Directory, Layout, Readable, checked_orientation, read_directory, read_layout
 from isocenter.imaging.image import Note, SourceInfo
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
 STRIP_OFFSETS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_COUNTS = 273, 274, 277, 278, 279
-PLANAR, PREDICTOR, COLORMAP, EXTRA_SAMPLES, SAMPLE_FORMAT = 284, 317, 320, 338, 339
+PLANAR, PREDICTOR, COLORMAP, EXTRA_SAMPLES, SAMPLE_FORMAT, JPEG_TABLES = 284, 317, 320, 338, 339, 347
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS = 322, 323, 324, 325
 _STRUCTURE = (WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, SAMPLES, PLANAR, PREDICTOR, ORIENTATION)
 _STRIPS = (STRIP_OFFSETS, ROWS_PER_STRIP, STRIP_COUNTS)
 _TILES = (TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS)
-_WANTED = frozenset((*_STRUCTURE, *_STRIPS, *_TILES, COLORMAP, EXTRA_SAMPLES, SAMPLE_FORMAT))
+_WANTED = frozenset((*_STRUCTURE, *_STRIPS, *_TILES, COLORMAP, EXTRA_SAMPLES, SAMPLE_FORMAT, JPEG_TABLES))
 
-PLAIN, LZW, DEFLATE, OLD_DEFLATE, PACKBITS = 1, 5, 8, 32946, 32773
-_COMPRESSIONS = {PLAIN, LZW, DEFLATE, OLD_DEFLATE, PACKBITS}
-_OTHER_COMPRESSIONS = {2: "CCITT", 3: "CCITT fax 3", 4: "CCITT fax 4", 6: "old JPEG", 7: "JPEG", 50000: "Zstandard"}
-MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE, INK = 0, 1, 2, 3, 5
-_COLOUR_SAMPLES = {MIN_IS_WHITE: 1, MIN_IS_BLACK: 1, RGB: 3, PALETTE: 1, INK: 4}
+PLAIN, LZW, JPEG, DEFLATE, OLD_DEFLATE, PACKBITS, ZSTD = 1, 5, 7, 8, 32946, 32773, 50000
+_COMPRESSIONS = {PLAIN, LZW, JPEG, DEFLATE, OLD_DEFLATE, PACKBITS, ZSTD}
+_PREDICTED = {LZW, DEFLATE, OLD_DEFLATE, ZSTD}
+_OTHER_COMPRESSIONS = {
+    2: "CCITT", 3: "CCITT fax 3", 4: "CCITT fax 4", 6: "old JPEG", 34712: "JPEG 2000", 33003: "JPEG 2000",
+    33005: "JPEG 2000", 34887: "LERC", 34925: "LZMA", 50001: "WebP", 50002: "JPEG XL", 22610: "JPEG XR",
+}  # fmt: skip
+MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE, INK, YCBCR = 0, 1, 2, 3, 5, 6
+_COLOUR_SAMPLES = {MIN_IS_WHITE: 1, MIN_IS_BLACK: 1, RGB: 3, PALETTE: 1, INK: 4, YCBCR: 3}
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
-_DEPTHS = {UNSIGNED: (1, 2, 4, 8, 16, 32), SIGNED: (8, 16, 32), FLOAT: (16, 32, 64)}
+_DEPTHS = {UNSIGNED: (1, 2, 4, 8, 12, 16, 32), SIGNED: (8, 16, 32), FLOAT: (16, 32, 64)}
 _KINDS = {UNSIGNED: "u", SIGNED: "i", FLOAT: "f"}
 PREMULTIPLIED, STRAIGHT = 1, 2
 _MAX_SAMPLES = 8
@@ -51,6 +55,8 @@ class TiffHeader(Header):
     block_height: int
     block_width: int
     blocks: tuple[tuple[int, int], ...]
+    tables: bytes = b""
+    """Of JPEG: what all strips or tiles have in common."""
 
     @property
     def stored_px(self) -> int:
@@ -68,9 +74,7 @@ class TiffHeader(Header):
     @property
     def decoded_bytes(self) -> int:
         """The samples in memory, those of tiles beyond the image's edge included."""
-        return max(
-            super(TiffHeader, self).decoded_bytes, self.stored_px * self.channels * max(8, self.source.bits) // 8
-        )
+        return max(super(TiffHeader, self).decoded_bytes, self.stored_px * self.channels * self.dtype.itemsize)
 
     @property
     def colour_channels(self) -> int:
@@ -79,27 +83,37 @@ class TiffHeader(Header):
 
     @property
     def dtype(self) -> "np.dtype[np.generic]":
-        """Of the samples as stored; packed bits unpack to uint8."""
-        bits = max(self.source.bits, 8)
+        """Of the samples as stored; packed bits unpack to uint8, 12 of them to uint16."""
+        bits = 16 if self.source.bits == 12 else max(self.source.bits, 8)
         return np.dtype(f"{self.order}{_KINDS[self.sample_format]}{bits // 8}")
 
 
 def read_header(data: bytes) -> TiffHeader:
     """Read and check the one directory."""
-    tags = read_directory(data, _WANTED)
+    layout = read_layout(data)
+    tags = read_directory(data, _WANTED, layout=layout)
     if tags.next_offset:
         raise MultiFrameImage("the TIFF holds more than one page", details={"next_offset": tags.next_offset})
+    return _checked(tags, len(data))
+
+
+def read_page(data: Readable, layout: Layout, at: int) -> TiffHeader:
+    """Read and check one of several directories."""
+    return _checked(read_directory(data, _WANTED, layout=layout, at=at), len(data))
+
+
+def _checked(tags: Directory, size: int) -> TiffHeader:
     samples = tags.one(SAMPLES, 1)
     photometric, compression = tags.one(PHOTOMETRIC), tags.one(COMPRESSION, PLAIN)
     if compression not in _COMPRESSIONS:
         name = _OTHER_COMPRESSIONS.get(compression, f"number {compression}")
         raise UnsupportedMedia(
-            f"a TIFF with {name} compression; plain, LZW, deflate and PackBits are read",
+            f"a TIFF with {name} compression; plain, LZW, deflate, PackBits, JPEG and Zstandard are read",
             details={"compression": compression},
         )
-    if photometric not in _COLOUR_SAMPLES:
+    if photometric not in _COLOUR_SAMPLES or (photometric == YCBCR and compression != JPEG):
         raise UnsupportedMedia(
-            f"a TIFF of colour space {photometric}; gray, RGB, palette and CMYK are read",
+            f"a TIFF of colour space {photometric}; gray, RGB, palette, CMYK and YCbCr in JPEG are read",
             details={"photometric": photometric},
         )
     if not _COLOUR_SAMPLES[photometric] <= samples <= _MAX_SAMPLES:
@@ -110,7 +124,9 @@ def read_header(data: bytes) -> TiffHeader:
     if tags.one(FILL_ORDER, 1) != 1:
         raise UnsupportedMedia("a TIFF whose bits are stored backwards (FillOrder 2)")
     bits, sample_format = _sample_type(tags, samples, photometric)
-    predictor = tags.one(PREDICTOR, 1) if compression in (LZW, DEFLATE, OLD_DEFLATE) else 1
+    if compression == JPEG:
+        _check_jpeg(samples, bits, sample_format, photometric)
+    predictor = tags.one(PREDICTOR, 1) if compression in _PREDICTED else 1
     _check_predictor(predictor, bits, sample_format)
     orientation, notes = checked_orientation(tags.one(ORIENTATION, 1))
     width, height = tags.one(WIDTH), tags.one(HEIGHT)
@@ -131,8 +147,9 @@ def read_header(data: bytes) -> TiffHeader:
         block_height=_block_height(tags, height),
         block_width=tags.one(TILE_WIDTH) if TILE_WIDTH in tags.values else width,
         blocks=_blocks(tags),
+        tables=tags.texts.get(JPEG_TABLES, b""),
     )
-    _check_blocks(header, len(data))
+    _check_blocks(header, size)
     return header
 
 
@@ -148,8 +165,8 @@ def _sample_type(tags: Directory, samples: int, photometric: int) -> tuple[int, 
     elif photometric == INK:
         allowed = bits == 8 and sample_format == UNSIGNED
     elif photometric == MIN_IS_WHITE:
-        allowed = allowed and sample_format == UNSIGNED and bits <= 16
-    if not allowed or (bits < 8 and samples > 1):
+        allowed = allowed and sample_format == UNSIGNED and bits in (1, 2, 4, 8, 16)
+    if not allowed or (bits in (1, 2, 4, 12) and samples > 1):
         raise UnsupportedMedia(
             f"a TIFF with {samples} samples of {bits} bits, type {sample_format}, in colour space {photometric}",
             details={"bits": bits, "sample_format": sample_format, "photometric": photometric},
@@ -157,8 +174,18 @@ def _sample_type(tags: Directory, samples: int, photometric: int) -> tuple[int, 
     return bits, sample_format
 
 
+def _check_jpeg(samples: int, bits: int, sample_format: int, photometric: int) -> None:
+    gray, colour = photometric == MIN_IS_BLACK and samples == 1, photometric in (RGB, YCBCR) and samples == 3
+    if (bits, sample_format) != (8, UNSIGNED) or not (gray or colour):
+        raise UnsupportedMedia(
+            f"a TIFF with JPEG of {samples} samples of {bits} bits in colour space {photometric}; 8-bit gray and"
+            " colours are read",
+            details={"samples": samples, "bits": bits, "photometric": photometric},
+        )
+
+
 def _check_predictor(predictor: int, bits: int, sample_format: int) -> None:
-    fits = {1: True, 2: bits >= 8 and sample_format != FLOAT, 3: sample_format == FLOAT}
+    fits = {1: True, 2: bits >= 8 and bits != 12 and sample_format != FLOAT, 3: sample_format == FLOAT}
     if not fits.get(predictor, False):
         raise UnsupportedMedia(
             f"a TIFF with predictor {predictor} on samples of {bits} bits",
@@ -170,13 +197,13 @@ def _mode(photometric: int, sample_format: int, bits: int, tags: Directory, samp
     if photometric in (MIN_IS_WHITE, MIN_IS_BLACK) and samples == 1:
         if sample_format == FLOAT:
             return "F"
-        if bits == 16 and sample_format == UNSIGNED:
+        if bits in (12, 16) and sample_format == UNSIGNED:
             return "I;16"
         if bits > 8 or sample_format == SIGNED:
             return "I"
         return "1" if bits == 1 else "L"
     alpha = any(kind in (PREMULTIPLIED, STRAIGHT) for kind in tags.values.get(EXTRA_SAMPLES, ())[:1])
-    name = {RGB: "RGB", PALETTE: "P", INK: "CMYK"}.get(photometric, "L")
+    name = {RGB: "RGB", YCBCR: "RGB", PALETTE: "P", INK: "CMYK"}.get(photometric, "L")
     return name + ("A" if alpha else "")
 
 

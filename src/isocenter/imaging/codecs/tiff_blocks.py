@@ -1,30 +1,24 @@
-"""TIFF strips and tiles to samples: expanded as plain bytes, then everything else in NumPy.
-
-LZW and PackBits are expanded by libtiff (through Pillow), shown to it as an 8-bit gray image whose rows are the bytes
-of the real rows. Predictor, byte order, packed bits, planes and photometric sense follow here, one meaning each, so no
-combination loses bits.
-"""
+"""TIFF samples to pictures: photometric sense, palette, ink, alpha, and channels beside the colours."""
 
 import io
-import struct
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import TiffImagePlugin
 
-from isocenter.core.errors import TruncatedImage, UnsupportedMedia
+from isocenter.core.errors import UnsupportedMedia
 from isocenter.core.tensor import Array
 from isocenter.imaging.codecs import tiff
 from isocenter.imaging.codecs.header import Decoded
 from isocenter.imaging.codecs.pixels import over_black, rgb_from_cmyk
 from isocenter.imaging.codecs.tiff import TiffHeader
+from isocenter.imaging.codecs.tiff_samples import samples_of, write_tiff
 from isocenter.imaging.image import Note
 
 
 def decode(data: bytes, header: TiffHeader) -> Decoded:
     """Every combination the header reader lets through."""
-    return _meaning(_samples(data, header), header)
+    return meaning_of(samples_of(data, header), header)
 
 
 def decode_reference(data: bytes, header: TiffHeader) -> Decoded:
@@ -32,9 +26,9 @@ def decode_reference(data: bytes, header: TiffHeader) -> Decoded:
     mode, bits = header.source.mode, header.source.bits
     gray = header.channels == 1 and header.photometric in (tiff.MIN_IS_WHITE, tiff.MIN_IS_BLACK)
     little_or_plain = header.order == "<" or (bits == 16 and header.photometric == tiff.MIN_IS_BLACK)
-    whole = (
+    whole = header.compression not in (tiff.JPEG, tiff.ZSTD) and (
         (gray and bits <= 8 and header.sample_format == tiff.UNSIGNED)
-        or (gray and mode == "I;16" and little_or_plain)
+        or (gray and mode == "I;16" and bits == 16 and little_or_plain)
         or (mode == "F" and bits == 32)
         or (mode in ("RGB", "P", "CMYK") and header.channels == header.colour_channels and bits <= 8)
     )
@@ -42,7 +36,7 @@ def decode_reference(data: bytes, header: TiffHeader) -> Decoded:
     swapped_twice = mode == "F" and header.order == ">" and header.compression != tiff.PLAIN
     if not whole or swapped_twice or header.predictor == 3 or (header.planar and header.tiled):
         return decode(data, header)
-    _samples(data, header)  # refuses what is short or broken
+    samples_of(data, header)  # refuses what is short or broken
     with TiffImagePlugin.TiffImageFile(io.BytesIO(_rewritten(data, header))) as image:
         if mode == "P":
             return Decoded(np.array(image.convert("RGB")), (_palette_note(),))
@@ -55,115 +49,28 @@ def decode_reference(data: bytes, header: TiffHeader) -> Decoded:
     return Decoded(pixels)
 
 
-def write_tiff(order: str, tags: Mapping[int, Sequence[int]], blocks: Sequence[bytes], *, tiled: bool = False) -> bytes:
-    """A minimal one-page TIFF: these tags, these strips or tiles.
+def has_channels(header: TiffHeader) -> bool:
+    """Whether the samples are channels of their own: more than colours, and nothing says what the others are."""
+    alpha = tiff.PREMULTIPLIED in header.extra or tiff.STRAIGHT in header.extra
+    more = header.photometric == tiff.MIN_IS_BLACK and header.channels > 1
+    return not alpha and (more or (header.photometric == tiff.RGB and header.channels > 4))
 
-    >>> write_tiff("<", {256: [1], 257: [1], 258: [8], 262: [1]}, [b"x"])[:4]
-    b'II*\\x00'
+
+def channels_of(samples: Array, header: TiffHeader) -> Decoded:
+    """As `meaning_of`, but samples that are channels of their own stay: HxWxS.
+
+    Raises:
+        UnsupportedMedia: a sample has no exact float32 value.
     """
-    offsets, at = [], 8
-    for block in blocks:
-        offsets.append(at)
-        at += len(block)
-    where, counts = (tiff.TILE_OFFSETS, tiff.TILE_COUNTS) if tiled else (tiff.STRIP_OFFSETS, tiff.STRIP_COUNTS)
-    table = dict(tags) | {where: offsets, counts: [len(block) for block in blocks]}
-    at += at & 1
-    values_at = at + 2 + 12 * len(table) + 4
-    entries, values = [struct.pack(order + "H", len(table))], b""
-    for tag, numbers in sorted(table.items()):
-        kind, code = (4, "I") if tag in (where, counts) or max(numbers) > 65535 else (3, "H")
-        packed = struct.pack(f"{order}{len(numbers)}{code}", *numbers)
-        entries.append(struct.pack(order + "HHI", tag, kind, len(numbers)))
-        if len(packed) > 4:
-            entries.append(struct.pack(order + "I", values_at + len(values)))
-            values += packed + b"\0" * (len(packed) & 1)
-        else:
-            entries.append(packed.ljust(4, b"\0"))
-    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", at)
-    body = b"".join((head, *blocks))
-    return b"".join((body, b"\0" * (len(body) & 1), *entries, b"\0\0\0\0", values))
+    return Decoded(_in_three_types(samples)) if has_channels(header) else meaning_of(samples, header)
 
 
-def _samples(data: bytes, header: TiffHeader) -> Array:
-    """HxWxS in the machine's byte order, before any meaning is given to them."""
-    planes = header.channels if header.planar else 1
-    per_plane = len(header.blocks) // planes
-    interleaved = header.channels // planes
-    parts = [
-        _plane(data, header, header.blocks[plane * per_plane : (plane + 1) * per_plane], interleaved)
-        for plane in range(planes)
-    ]
-    return parts[0] if planes == 1 else np.concatenate(parts, axis=2)
+def meaning_of(samples: Array, header: TiffHeader) -> Decoded:
+    """HxW or HxWx3: what the samples say of light.
 
-
-def _plane(data: bytes, header: TiffHeader, blocks: Sequence[tuple[int, int]], samples: int) -> Array:
-    height, width = header.source.height_px, header.source.width_px
-    row_bytes = (header.block_width * samples * header.source.bits + 7) // 8
-    rows = header.block_height * len(blocks) if header.tiled else height
-    stored = _expand(data, header, blocks, rows, row_bytes)
-    values = _typed(stored, header, header.block_width * samples, samples)
-    if header.tiled:
-        across = -(-width // header.block_width)
-        values = values.reshape(-1, across, header.block_height, header.block_width, samples)
-        values = values.swapaxes(1, 2).reshape(-1, across * header.block_width, samples)[:height, :width]
-        return np.ascontiguousarray(values)
-    return values.reshape(height, width, samples)
-
-
-def _typed(stored: Array, header: TiffHeader, columns: int, samples: int) -> Array:
-    """Rows of bytes to rows of samples: packed bits, byte order, predictor (TIFF 6.0 section 14; TechNote 3)."""
-    bits = header.source.bits
-    if bits < 8:
-        shifts = np.arange(8 - bits, -1, -bits, dtype=np.uint8)
-        spread: Array = (stored[..., None] >> shifts) & np.uint8(2**bits - 1)
-        return spread.reshape(len(stored), -1)[:, :columns]
-    if header.predictor == 3:
-        stored = np.cumsum(stored.reshape(len(stored), -1, samples), axis=1, dtype=np.uint8).reshape(stored.shape)
-        stored = np.ascontiguousarray(stored.reshape(len(stored), bits // 8, columns).swapaxes(1, 2))
-        return stored.view(header.dtype.newbyteorder(">"))[..., 0].astype(header.dtype.newbyteorder("="))
-    values = stored.view(header.dtype)
-    values = values.astype(header.dtype.newbyteorder("="), copy=False)
-    if header.predictor == 2:
-        unsigned = values.view(f"u{bits // 8}").reshape(len(values), -1, samples)
-        summed = np.cumsum(unsigned, axis=1, dtype=unsigned.dtype)  # wraps, as it must
-        return summed.view(values.dtype).reshape(values.shape)
-    return values
-
-
-def _expand(data: bytes, header: TiffHeader, blocks: Sequence[tuple[int, int]], rows: int, row_bytes: int) -> Array:
-    """The bytes of all rows, strips and tiles one below the other."""
-    if header.compression in (tiff.LZW, tiff.PACKBITS):
-        tags = {tiff.WIDTH: [row_bytes], tiff.HEIGHT: [rows], tiff.BITS: [8], tiff.COMPRESSION: [header.compression]}
-        tags |= {tiff.PHOTOMETRIC: [1], tiff.SAMPLES: [1], tiff.ROWS_PER_STRIP: [header.block_height]}
-        file = write_tiff("<", tags, [data[offset : offset + count] for offset, count in blocks])
-        with TiffImagePlugin.TiffImageFile(io.BytesIO(file)) as image:
-            return np.array(image)
-    stored = np.empty((rows, row_bytes), np.uint8)
-    flat = stored.reshape(-1)
-    at = 0
-    for offset, count in blocks:
-        needed = min(header.block_height * row_bytes, flat.size - at)
-        block = memoryview(data)[offset : offset + count]
-        body = block[:needed] if header.compression == tiff.PLAIN else _inflated(block, needed)
-        if len(body) < needed:
-            raise TruncatedImage(
-                f"the TIFF is cut: a strip or tile holds {len(body)} of {needed} bytes",
-                details={"bytes": len(body), "needed": needed},
-            )
-        flat[at : at + needed] = np.frombuffer(body, np.uint8)
-        at += needed
-    return stored
-
-
-def _inflated(block: memoryview, needed: int) -> bytes:
-    inflater = zlib.decompressobj()
-    body = inflater.decompress(block, needed)
-    if not inflater.eof:
-        inflater.decompress(inflater.unconsumed_tail, 64)  # a stream that ends here shows its checksum, and raises
-    return body
-
-
-def _meaning(samples: Array, header: TiffHeader) -> Decoded:
+    Raises:
+        UnsupportedMedia: alpha of another type than the colours; a sample has no exact float32 value.
+    """
     colour: Array = samples[..., : header.colour_channels]
     bits = header.source.bits
     notes: tuple[Note, ...] = ()

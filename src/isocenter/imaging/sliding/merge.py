@@ -12,6 +12,10 @@ Sink: TypeAlias = Callable[[int, FloatArray], None]
 """Takes finished rows: the number of the first one along the first spatial axis, and [K, rows, ...]."""
 
 
+_MERGED_BYTES = 32 * 2**20
+"""What is handed to a sink at a time, about."""
+
+
 class Merge:
     """Weighted sums in float32, divided by the sum of the weights; windows come in the order of the plan.
 
@@ -78,13 +82,15 @@ class Merge:
         first = max(self._row, self._plan.before[0])
         last = min(self._row + held, self._plan.before[0] + self._plan.shape[0])
         if last > first:
-            rows = slice(first - self._row, last - self._row)
             inside = tuple(
                 slice(before, before + size)
                 for before, size in zip(self._plan.before[1:], self._plan.shape[1:], strict=True)
             )
-            merged = self._sums[:, rows, *inside] / self._counts[rows, *inside]
-            self._sink(first - self._plan.before[0], in_half(merged) if self._half else merged)
+            at_once = max(1, _MERGED_BYTES // self._sums[:, 0].nbytes)
+            for start in range(first, last, at_once):
+                rows = slice(start - self._row, min(start + at_once, last) - self._row)
+                merged = self._sums[:, rows, *inside] / self._counts[rows, *inside]
+                self._sink(start - self._plan.before[0], in_half(merged) if self._half else merged)
         for held_rows in (self._sums, self._counts[np.newaxis]):
             held_rows[:, : self._plan.roi[0] - held] = held_rows[:, held:].copy()
             held_rows[:, self._plan.roi[0] - held :] = 0

@@ -1,7 +1,8 @@
 """Where a grid of another spacing lies, by MONAI's rule (`Spacing`: `zoom_affine` and `compute_shape_offset`, 1.6).
 
-Axes that are square to each other keep the centre of their first voxel. Where they are not, by more than 1e-8 voxels
-(as in most oblique affines, which files round to float32), the middles of both grids coincide instead. The arithmetic
+Axes that are square to each other keep the centre of their first voxel, and so do axes that are less than 90 degrees
+apart. Where another voxel lies before the first one, by more than 1e-8 voxels (as in many oblique affines, which files
+round to float32), the middles of both grids coincide instead. The arithmetic
 is step by step that of MONAI: at a size that is meant to lie halfway, its rounding decides.
 """
 

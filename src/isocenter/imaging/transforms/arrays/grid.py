@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from isocenter.imaging.transforms.arrays.steps import (
 
 Gridded: TypeAlias = "tuple[FloatArray, Geometry, Undo | None]"
 """The array after a step, its grid, and the way back; None: nothing was changed."""
+_BACK: Final[dict[Filter, Filter]] = {"linear": "linear", "cubic": "linear", "area": "linear", "nearest": "nearest"}
 _KEEP_MM = 1e-3  # MONAI's AFFINE_TOL: a spacing so near to the wanted one stays
 
 
@@ -63,12 +64,12 @@ class Mapped:
     """Axes resampled."""
 
     maps: tuple[AxisMap, ...]
-    filters: tuple[Filter, ...]
+    back: tuple[Filter, ...]
 
     def __call__(self, array: Array, *, labels: bool, fill: Array) -> Array:
-        """Resample back; an axis that was taken by nearest neighbour goes back so."""
-        back: list[Filter] = ["nearest" if labels or each == "nearest" else "linear" for each in self.filters]
-        return resampled(array, [each.inverse for each in self.maps], back)
+        """Resample back."""
+        filters: Sequence[Filter] = ["nearest"] * len(self.maps) if labels else self.back
+        return resampled(array, [each.inverse for each in self.maps], filters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +148,9 @@ def respaced(array: FloatArray, geometry: Geometry, step: Resample) -> Gridded:
     """`resample`; see the step."""
     check_rank(geometry, len(step.spacing_mm), step.kind)
     spacing = geometry.spacing_mm
+    keep_mm = _KEEP_MM if step.extent == "centres" else 0.0
     wanted = [
-        have if new is None or abs(have - new) <= _KEEP_MM else new
+        have if new is None or abs(have - new) <= keep_mm else new
         for have, new in zip(spacing, step.spacing_mm, strict=True)
     ]
     if tuple(wanted) == spacing:
@@ -157,21 +159,22 @@ def respaced(array: FloatArray, geometry: Geometry, step: Resample) -> Gridded:
         maps = centred(geometry, wanted)
     else:
         axes = zip(geometry.shape, spacing, wanted, strict=True)
-        maps = [AxisMap.edges(size, max(1, _whole(size * have / new))) for size, have, new in axes]
-    coarse = _coarsest(spacing, wanted, step.coarse_above)
-    filters: list[Filter] = ["nearest" if axis == coarse else step.filter for axis in range(len(maps))]
-    return _mapped(array, geometry, maps, filters, antialias=step.antialias)
+        # Divided and rounded in nnU-Net's order: where a size is meant to be half, the last bit decides there too.
+        maps = [AxisMap.edges(size, max(1, round(have / new * size))) for size, have, new in axes]
+    there = _filters(step.filter, _coarsest(spacing, wanted, step.coarse_above), len(maps))
+    # As nnU-Net, which looks first at the grid that it comes from: on the way back, that is the new one.
+    back = _filters(_BACK[step.filter], _coarsest(wanted, spacing, step.coarse_above), len(maps))
+    return _mapped(array, geometry, maps, there, back, antialias=step.antialias)
 
 
-def _whole(size: float) -> int:
-    """Rounded, half to even; the noise of a division does not decide where it is meant to be half."""
-    return round(round(size, 6))
+def _filters(usual: Filter, coarse: int | None, rank: int) -> list[Filter]:
+    return ["nearest" if axis == coarse else usual for axis in range(rank)]
 
 
 def _coarsest(have: Sequence[float], wanted: Sequence[float], above: float | None) -> int | None:
     """The axis that is taken by nearest neighbour; as nnU-Net, none where two are equally coarse."""
     for spacing in (have, wanted):
-        if above is not None and max(spacing) > above * min(spacing):
+        if above is not None and max(spacing) / min(spacing) > above:
             axes = [axis for axis, each in enumerate(spacing) if each == max(spacing)]
             return axes[0] if len(axes) == 1 else None
     return None
@@ -182,11 +185,18 @@ def resized(array: FloatArray, geometry: Geometry, step: ResizeArray) -> Gridded
     check_rank(geometry, len(step.size), step.kind)
     make = AxisMap.centres if step.align_corners else AxisMap.edges
     maps = [make(have, new or have) for have, new in zip(geometry.shape, step.size, strict=True)]
-    return _mapped(array, geometry, maps, [step.filter] * len(maps), antialias=step.antialias)
+    there, back = (_filters(each, None, len(maps)) for each in (step.filter, _BACK[step.filter]))
+    return _mapped(array, geometry, maps, there, back, antialias=step.antialias)
 
 
 def _mapped(
-    array: FloatArray, geometry: Geometry, maps: list[AxisMap], filters: list[Filter], *, antialias: bool
+    array: FloatArray,
+    geometry: Geometry,
+    maps: list[AxisMap],
+    there: list[Filter],
+    back: list[Filter],
+    *,
+    antialias: bool,
 ) -> Gridded:
     if all(each.unchanged for each in maps):
         return array, geometry, None
@@ -194,7 +204,7 @@ def _mapped(
     for axis, each in enumerate(maps):
         source_from_target[axis, axis], source_from_target[axis, 3] = each.scale, each.offset
     moved = geometry.moved([each.target for each in maps], source_from_target)
-    return resampled(array, maps, filters, antialias=antialias), moved, Mapped(tuple(maps), tuple(filters))
+    return resampled(array, maps, there, antialias=antialias), moved, Mapped(tuple(maps), tuple(back))
 
 
 def cropped_to_foreground(array: FloatArray, geometry: Geometry, step: CropForeground) -> Gridded:
@@ -227,6 +237,12 @@ def cropped_to_foreground(array: FloatArray, geometry: Geometry, step: CropForeg
 
 def padded(array: FloatArray, geometry: Geometry, step: PadTo | PadToMultiple) -> Gridded:
     """`pad_to` and `pad_to_multiple`; see the steps."""
+    starts, sizes = padding(geometry, step)
+    return _boxed(array, geometry, starts, sizes, mode=step.mode, value=step.value)
+
+
+def padding(geometry: Geometry, step: PadTo | PadToMultiple) -> tuple[list[int], list[int]]:
+    """Where the padded grid begins, counted from the first voxel (0 or less), and its size."""
     rank = len(geometry.shape)
     if isinstance(step, PadTo):
         wanted: Sequence[int | None] = step.size
@@ -240,7 +256,7 @@ def padded(array: FloatArray, geometry: Geometry, step: PadTo | PadToMultiple) -
         -((new - have) // 2) if step.method == "symmetric" else 0
         for have, new in zip(geometry.shape, sizes, strict=True)
     ]
-    return _boxed(array, geometry, starts, sizes, mode=step.mode, value=step.value)
+    return starts, sizes
 
 
 def centre_cropped(array: FloatArray, geometry: Geometry, step: CenterCrop) -> Gridded:

@@ -1,29 +1,44 @@
 """Steps that change values and leave the grid alone: float32 in, float32 out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from isocenter.core.errors import InputNotAccepted
 from isocenter.core.tensor import FloatArray
+from isocenter.imaging.image import Note
 from isocenter.imaging.transforms.arrays.steps import ArrayPercentile, Clip, Limit, Scale, ShiftScale, Standardize
 
+Window: TypeAlias = tuple[float, float]
+"""Low and high, in the units of what is scaled or clipped."""
 
-def scaled(array: FloatArray, step: Scale) -> FloatArray:
-    """`scale`; see the step."""
 
-    def one(values: FloatArray) -> FloatArray:
-        low, high = bounds(values, step.low, step.high)
-        bottom, top = step.to
-        if high == low:
-            return values - np.float32(low) + np.float32(bottom)
-        out = values - np.float32(low)
-        out /= np.float32(high - low + step.eps)
-        out *= np.float32(top - bottom)
-        out += np.float32(bottom)
-        return np.clip(out, np.float32(min(step.to)), np.float32(max(step.to)), out=out) if step.clip else out
+def windows_of(array: FloatArray, step: Scale | Clip) -> tuple[Window, ...]:
+    """What the limits of a step come to: one for all channels, or one a channel."""
+    low, high = step.low or ArrayPercentile(percentile=0), step.high or ArrayPercentile(percentile=100)
+    return tuple(bounds(values, low, high) for values in (array if step.per_channel else [array]))
 
-    return _by_channel(array, one) if step.per_channel else one(array)
+
+def windowed(array: FloatArray, step: Scale | Clip, windows: Sequence[Window]) -> FloatArray:
+    """`scale` and `clip`; see the steps. `windows` are from `windows_of`, of this array or of what it is a part of."""
+    if len(windows) == 1:
+        return _windowed(array, step, windows[0])
+    return np.stack([_windowed(values, step, window) for values, window in zip(array, windows, strict=True)])
+
+
+def _windowed(values: FloatArray, step: Scale | Clip, window: Window) -> FloatArray:
+    low, high = window
+    if isinstance(step, Clip):
+        return np.clip(values, np.float32(low), np.float32(high))
+    bottom, top = step.to
+    if high == low:
+        return values - np.float32(low) + np.float32(bottom)
+    out: FloatArray = values - np.float32(low)
+    out /= np.float32(high - low + step.eps)
+    out *= np.float32(top - bottom)
+    out += np.float32(bottom)
+    return np.clip(out, np.float32(min(step.to)), np.float32(max(step.to)), out=out) if step.clip else out
 
 
 def standardized(array: FloatArray, step: Standardize) -> FloatArray:
@@ -63,16 +78,16 @@ def shifted(array: FloatArray, step: ShiftScale) -> FloatArray:
     return array * gain + np.array(_each(step.offset, len(array), "offset"), np.float32).reshape(ones)
 
 
-def clipped(array: FloatArray, step: Clip) -> FloatArray:
-    """`clip`; see the step."""
+def said_of(step: Scale | Clip, windows: Sequence[Window], channels: Sequence[str]) -> Note:
+    """What was done, for the answer.
 
-    def one(values: FloatArray) -> FloatArray:
-        low, high = bounds(
-            values, step.low or ArrayPercentile(percentile=0), step.high or ArrayPercentile(percentile=100)
-        )
-        return np.clip(values, np.float32(low), np.float32(high))
-
-    return _by_channel(array, one) if step.per_channel else one(array)
+    >>> said_of(Scale(kind="scale", per_channel=True), [(130, 3120)], ["DAPI"]).message
+    'DAPI: 130 to 3120 became 0 to 1'
+    """
+    names = channels if len(windows) == len(channels) else ["all channels"]
+    became = f"became {step.to[0]:g} to {step.to[1]:g}" if isinstance(step, Scale) else "was kept"
+    shown = [f"{name}: {low:.6g} to {high:.6g} {became}" for name, (low, high) in zip(names, windows, strict=True)]
+    return Note("intensity_window", "; ".join(shown))
 
 
 def bounds(values: FloatArray, low: Limit, high: Limit) -> tuple[float, float]:
@@ -88,10 +103,6 @@ def _percentiles(values: FloatArray, asked: list[float]) -> list[float]:
     if all(each in ends for each in asked):  # without sorting anything
         return [float(ends[each](values)) for each in asked]
     return [float(each) for each in np.percentile(values, asked)]
-
-
-def _by_channel(array: FloatArray, change: Callable[[FloatArray], FloatArray]) -> FloatArray:
-    return np.stack([change(channel) for channel in array])
 
 
 def _each(values: Sequence[float] | None, channels: int, what: str) -> Sequence[float | None]:

@@ -88,11 +88,20 @@ class ArrayPipeline:
         array: FloatArray = np.ascontiguousarray(volume.voxels, np.float32)
         geometry = volume.geometry
         undos: list[grid.Undo] = []
+        notes: list[Note] = []
+        names = volume.channels or tuple(map(str, range(len(array))))
         for step in self._steps:
+            if isinstance(step, Scale | Clip):
+                windows = intensity.windows_of(array, step)
+                notes.append(intensity.said_of(step, windows, names))
+                array = intensity.windowed(array, step, windows)
+                continue
             array, geometry, undo = _applied(step, array, geometry)
             if undo is not None:
                 undos.append(undo)
-        return PreparedVolume(array, geometry, Trail(volume.geometry, tuple(undos)))
+            if isinstance(step, SelectChannels):
+                names = tuple(names[channel] for channel in step.channels)
+        return PreparedVolume(array, geometry, Trail(volume.geometry, tuple(undos)), tuple(notes))
 
 
 def _applied(step: ArrayStep, array: FloatArray, geometry: Geometry) -> grid.Gridded:
@@ -119,14 +128,12 @@ def _applied(step: ArrayStep, array: FloatArray, geometry: Geometry) -> grid.Gri
 
 def _changed(step: Scale | Standardize | ShiftScale | Clip | SelectChannels, array: FloatArray) -> FloatArray:
     match step:
-        case Scale():
-            return intensity.scaled(array, step)
+        case Scale() | Clip():
+            return intensity.windowed(array, step, intensity.windows_of(array, step))
         case Standardize():
             return intensity.standardized(array, step)
         case ShiftScale():
             return intensity.shifted(array, step)
-        case Clip():
-            return intensity.clipped(array, step)
         case SelectChannels():
             if max(step.channels) >= len(array):
                 raise InputNotAccepted(

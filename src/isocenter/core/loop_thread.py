@@ -16,8 +16,9 @@ T = TypeVar("T")
 class LoopThread:
     """Keeps an async context open on a thread, and runs coroutines beside it for any number of other threads."""
 
-    def __init__(self, context: AbstractAsyncContextManager[Any], *, name: str) -> None:
+    def __init__(self, context: AbstractAsyncContextManager[Any], *, name: str, what: str = "the service") -> None:
         self._context = context
+        self._what = what
         self._lock = threading.Lock()
         self._taking = False
         self._leave = asyncio.Event()
@@ -67,7 +68,7 @@ class LoopThread:
                 self._loop.call_soon_threadsafe(self._begin, work, answer)
             return answer.result()
         except concurrent.futures.CancelledError:
-            raise Draining("the service closed before this was done") from None
+            raise Draining(f"{self._what} closed before this was done") from None
         except BaseException:
             answer.cancel()
             raise
@@ -78,7 +79,7 @@ class LoopThread:
         work.close()
         if self._taking:
             raise RuntimeError("the thread that answers cannot wait for itself")
-        raise Draining("the service is not open")
+        raise Draining(f"{self._what} is not open")
 
     def _begin(self, work: Coroutine[Any, Any, T], answer: "concurrent.futures.Future[T]") -> None:
         if answer.cancelled():

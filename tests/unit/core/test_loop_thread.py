@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from isocenter.core.errors import Draining
-from isocenter.serving.loop_thread import LoopThread
+from isocenter.core.loop_thread import LoopThread
 
 pytestmark = pytest.mark.may_block
 

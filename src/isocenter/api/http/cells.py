@@ -1,0 +1,186 @@
+"""What the routes for images of cells share: from a request to what is asked, and from an error to its answer."""
+
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from fastapi import Request
+
+from isocenter.api.http.answer import Answer
+from isocenter.api.http.body import receive_body
+from isocenter.api.http.form import Form, FormFile, is_form, read_form
+from isocenter.api.http.gate import HEADERS, STARTED_S
+from isocenter.api.http.head import deadline_in, version_in
+from isocenter.api.http.problems import problem
+from isocenter.core.clock import Clock
+from isocenter.core.deadline import Deadline
+from isocenter.core.errors import (
+    BadRequest,
+    BadValue,
+    DeadlineExceeded,
+    IsocenterError,
+    MissingImage,
+    without_frames,
+)
+from isocenter.core.events import Answered, Observer
+from isocenter.imaging.codecs.microscopy import PixelsAsked
+from isocenter.serving.budget import Booking, ByteBudget
+from isocenter.serving.cells import MAX_THRESHOLD, MIN_THRESHOLD, CellsAsked, SegmentImage
+
+WHAT_IS_ASKED: Final = ("model", "version", "threshold", "detect_holes", "channel", "page")
+"""Names of parameters, and of fields of forms."""
+
+_TRUE: Final = frozenset({"true", "1", "yes", "on", "y", "t"})
+_FALSE: Final = frozenset({"false", "0", "no", "off", "n", "f"})
+_ON_THE_LOOP_BYTES: Final = 1 << 20
+"""Larger forms are taken apart on a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellsDoor:
+    """What every one of the routes needs."""
+
+    cells: SegmentImage
+    max_bytes: int
+    """Of one image."""
+    bodies: ByteBudget
+    clock: Clock
+    observer: Observer
+
+    def begin(self, request: Request, asked: CellsAsked) -> Deadline:
+        """Refuse by the head alone what can be refused, and say until when the body may come.
+
+        Raises:
+            BadInput: no such model, or a header is malformed.
+            Refused, DeadlineExceeded: it could not be answered in time.
+        """
+        started_s = request.scope[STARTED_S]
+        models = self.cells.models()
+        deadline = deadline_in(request.scope[HEADERS].get(b"x-timeout-ms"), started_s)
+        if asked.model is None and len(models) > 1:  # the form may name one
+            longest_ms = max(each.manifest.slo.timeout_ms for each in models)
+            return deadline or Deadline.after(longest_ms / 1e3, now_s=started_s)
+        served = self.cells.served(asked.model, asked.version)
+        deadline = deadline or Deadline.after(served.manifest.slo.timeout_ms / 1e3, now_s=started_s)
+        self.cells.check(served, deadline)
+        return deadline
+
+    def deadline(self, request: Request, asked: CellsAsked) -> Deadline:
+        """When the answer is of no use any more: as the caller says, else as the model does."""
+        started_s = request.scope[STARTED_S]
+        served = self.cells.served(asked.model, asked.version)
+        deadline = deadline_in(request.scope[HEADERS].get(b"x-timeout-ms"), started_s)
+        return deadline or Deadline.after(served.manifest.slo.timeout_ms / 1e3, now_s=started_s)
+
+    async def receive(
+        self,
+        request: Request,
+        deadline: Deadline,
+        booking: Booking,
+        *,
+        max_bytes: int,
+        file_fields: Collection[str],
+    ) -> Form:
+        """The form in a body, or the body as its only file; or the deadline's end.
+
+        Raises:
+            DeadlineExceeded: it was not completely here in time.
+            BadInput: it is malformed or too large.
+            MissingImage: there is no file in it.
+        """
+        left_s = deadline.left_s(self.clock.now_s())
+        content_type = request.scope[HEADERS].get(b"content-type")
+        try:
+            async with asyncio.timeout(left_s):
+                body = await receive_body(request.receive, max_bytes=max_bytes, booking=booking)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the deadline passed before the images were completely here, after {left_s:.3f} s",
+                details={"waited_s": round(left_s, 3), "where": "receive"},
+            ) from None
+        if not is_form(content_type):
+            return Form(files=[FormFile("", bytes(body))])
+        if len(body) <= _ON_THE_LOOP_BYTES:
+            form = read_form(body, content_type, file_fields=file_fields)
+        else:
+            form = await asyncio.to_thread(read_form, body, content_type, file_fields=file_fields)
+        if not form.files:
+            there = sorted((*form.texts, *form.others))[:16]
+            raise MissingImage(
+                f"the form has no field {' or '.join(file_fields)}; it has {there}", details={"fields": list(there)}
+            )
+        return form
+
+    def refused(self, error: IsocenterError, asked: CellsAsked, started_s: float) -> Answer:
+        """The answer to a request that ended in an error; it is counted."""
+        # The error's frames hold the error, and the image: without the garbage collector none of it would ever go.
+        without_frames(error)
+        self.count(error.code, asked, started_s, {})
+        return problem(error)
+
+    def count(self, code: str, asked: CellsAsked, started_s: float, stages_s: dict[str, float]) -> None:
+        """Tell that one image, or one request, came to its end."""
+        meant = self.cells.meant_by(asked.model, asked.version)
+        self.observer.observe(Answered("segment", *meant, code, self.clock.now_s() - started_s, stages_s))
+
+
+def asked_in(texts: Mapping[str, str], *, threshold: float | None = None) -> CellsAsked:
+    """What is asked, as texts say it; `threshold` stands where they say none.
+
+    >>> asked_in({"model": "cells", "detect_holes": "False"}).detect_holes
+    False
+
+    Raises:
+        BadValue: a text is not what its name needs, or out of range.
+        BadRequest: the version is no number.
+    """
+    channel, page = texts.get("channel"), texts.get("page")
+    asked = CellsAsked(
+        model=texts.get("model") or None,
+        version=version_in(texts.get("version")),
+        threshold=_threshold(texts["threshold"]) if "threshold" in texts else threshold,
+        detect_holes=_truth("detect_holes", texts["detect_holes"]) if "detect_holes" in texts else True,
+        pixels=PixelsAsked(channel=channel or None, page=None if page is None else _page(page)),
+    )
+    asked.check()
+    return asked
+
+
+def both(query: Mapping[str, str], form: Form) -> dict[str, str]:
+    """What stands in the query and what stands in the form, together.
+
+    Raises:
+        BadRequest: they disagree, or the form has a field that nobody knows.
+    """
+    for name in (*form.texts, *form.others):
+        if name not in WHAT_IS_ASKED and name != "format":
+            known = ", ".join((*WHAT_IS_ASKED, "format"))
+            raise BadRequest(f"unknown field {name[:64]!r}; beside the image there are {known}")
+        text = form.texts.get(name, "")
+        if query.get(name, text) != text:
+            raise BadRequest(f"{name} is {query[name][:64]!r} in the query and {text[:64]!r} in the form")
+    return {**query, **form.texts}
+
+
+def _threshold(given: str) -> float:
+    try:
+        return float(given)
+    except ValueError:
+        raise BadValue(
+            f"threshold is {given[:64]!r}; it must be a number from {MIN_THRESHOLD} to {MAX_THRESHOLD}",
+            details={"threshold": given[:64], "min": MIN_THRESHOLD, "max": MAX_THRESHOLD},
+        ) from None
+
+
+def _truth(name: str, given: str) -> bool:
+    word = given.lower()
+    if word in _TRUE or word in _FALSE:
+        return word in _TRUE
+    raise BadValue(f"{name} is {given[:64]!r}; it must be true or false", details={name: given[:64]})
+
+
+def _page(given: str) -> int:
+    if given.isascii() and given.isdecimal() and len(given) <= 9:
+        return int(given)
+    raise BadValue(f"page is {given[:64]!r}; pages are counted from 0", details={"page": given[:64]})

@@ -1,0 +1,64 @@
+"""What the head of a request says: query parameters and the time that is given."""
+
+from collections.abc import Collection
+from typing import Final
+
+from starlette.datastructures import QueryParams
+
+from isocenter.core.deadline import Deadline
+from isocenter.core.errors import BadRequest
+
+_MIN_TIMEOUT_MS: Final = 0.001
+_MAX_TIMEOUT_MS: Final = 3_600_000.0
+
+
+def query_of(query: bytes, known: Collection[str]) -> dict[str, str]:
+    """The query parameters, each once.
+
+    >>> query_of(b"model=cells", ("model", "version"))
+    {'model': 'cells'}
+
+    Raises:
+        BadRequest: one that is not known, or one that is given twice.
+    """
+    if not query:
+        return {}
+    params = QueryParams(query)
+    unknown = sorted(set(params) - set(known))
+    if unknown:
+        names = ", ".join(sorted(known))
+        raise BadRequest(f"unknown query parameter {unknown[0][:64]!r}; there are {names}")
+    if len(params.multi_items()) != len(params):
+        raise BadRequest("a query parameter is given twice; which one is meant is not guessed")
+    return dict(params)
+
+
+def version_in(given: str | None) -> int | None:
+    """The number of a version.
+
+    Raises:
+        BadRequest: it is none.
+    """
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdecimal() and len(given) <= 9):
+        raise BadRequest(f"version {given[:64]!r} is not a whole number")
+    return int(given)
+
+
+def deadline_in(timeout_ms: bytes | None, started_s: float) -> Deadline | None:
+    """The deadline that `X-Timeout-Ms` asks for, counted from the arrival of the head.
+
+    Raises:
+        BadRequest: it is no number of milliseconds, or out of range.
+    """
+    if timeout_ms is None:
+        return None
+    try:
+        value = float(timeout_ms)
+    except ValueError:
+        value = float("nan")
+    if not _MIN_TIMEOUT_MS <= value <= _MAX_TIMEOUT_MS:
+        given = timeout_ms[:64].decode("latin-1")
+        raise BadRequest(f"X-Timeout-Ms is {given!r}; it must be a number of milliseconds from 0.001 to 3600000")
+    return Deadline.after(value / 1e3, now_s=started_s)

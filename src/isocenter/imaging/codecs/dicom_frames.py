@@ -1,0 +1,163 @@
+"""Planes of a DICOM file: the one of a classic file, or those that functional groups describe (PS3.3 C.7.6.16)."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, Final
+
+from isocenter.core.errors import BadGeometry, BadImage, MissingGeometry
+from isocenter.imaging.codecs.dicom import ImageFile, Plane
+from isocenter.imaging.codecs.dicom_values import image_type, number, numbers, require, text
+
+_UNIT_LIMIT: Final = 1e-3
+_LONGEST_MM: Final = 1e4
+_CLASSIC_KINDS: Final = (
+    ("echo", "EchoNumbers"),
+    ("echo_time", "EchoTime"),
+    ("time", "TemporalPositionIdentifier"),
+    ("b_value", "DiffusionBValue"),
+    ("direction", "DiffusionGradientOrientation"),
+    ("trigger", "TriggerTime"),
+    ("acquisition", "AcquisitionNumber"),
+)
+# group, attribute
+_FRAME_KINDS: Final = (
+    ("echo_time", "MREchoSequence", "EffectiveEchoTime"),
+    ("time", "FrameContentSequence", "TemporalPositionIndex"),
+    ("b_value", "MRDiffusionSequence", "DiffusionBValue"),
+    ("trigger", "CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),
+    ("acquisition", "FrameContentSequence", "FrameAcquisitionNumber"),
+)
+_FRAME_TYPES: Final = (
+    "MRImageFrameTypeSequence",
+    "CTImageFrameTypeSequence",
+    "PETFrameTypeSequence",
+    "XRay3DFrameTypeSequence",
+)
+
+
+def planes_of(dataset: Any, file: ImageFile) -> list[Plane]:
+    """Every plane of a file, in its order.
+
+    Raises:
+        MissingGeometry, BadGeometry: a plane has no place, or an impossible one.
+        BadImage: the frames are described wrongly.
+    """
+    if "PerFrameFunctionalGroupsSequence" not in dataset:
+        if file.frames != 1:
+            raise MissingGeometry(
+                f"file {file.part.number} holds {file.frames} frames and does not say where each lies",
+                details={"file": file.part.number, "frames": file.frames},
+            )
+        return [_classic(dataset, file)]
+    groups = dataset.PerFrameFunctionalGroupsSequence
+    if len(groups) != file.frames:
+        raise BadImage(
+            f"file {file.part.number} describes {len(groups)} frames and announces {file.frames}",
+            details={"file": file.part.number, "described": len(groups), "announced": file.frames},
+        )
+    shared = dataset.get("SharedFunctionalGroupsSequence") or [{}]
+    return [_frame(dataset, file, index, groups[index], shared[0]) for index in range(file.frames)]
+
+
+def _classic(dataset: Any, file: ImageFile) -> Plane:
+    kinds = tuple((name, text(dataset, keyword)) for name, keyword in _CLASSIC_KINDS)
+    return _plane(
+        file,
+        0,
+        (dataset, dataset, dataset),
+        values=dataset,
+        number_=int(number(dataset, "InstanceNumber") or 0),
+        stack="",
+        types=file.image_type,
+        kinds=kinds,
+    )
+
+
+def _frame(dataset: Any, file: ImageFile, index: int, own: Any, shared: Any) -> Plane:
+    def group(name: str) -> Any:
+        """An item of the frame, else the one that all frames share."""
+        found = own.get(name) or shared.get(name)
+        return found[0] if found else {}
+
+    types = next((found for name in _FRAME_TYPES if (found := image_type(group(name).get("FrameType")))), ())
+    gradient = group("MRDiffusionSequence").get("DiffusionGradientDirectionSequence")
+    direction = text(gradient[0], "DiffusionGradientOrientation") if gradient else ""
+    kinds = (
+        *((name, text(group(each), keyword)) for name, each, keyword in _FRAME_KINDS),
+        ("direction", direction),
+        ("instance", text(dataset, "InstanceNumber")),
+    )
+    return _plane(
+        file,
+        index,
+        (group("PlanePositionSequence"), group("PlaneOrientationSequence"), group("PixelMeasuresSequence")),
+        values=group("PixelValueTransformationSequence"),
+        number_=int(number(dataset, "InstanceNumber") or 0),
+        stack=text(group("FrameContentSequence"), "StackID"),
+        types=types or file.image_type,
+        kinds=kinds,
+    )
+
+
+def _plane(
+    file: ImageFile,
+    index: int,
+    place: tuple[Any, Any, Any],
+    *,
+    values: Any,
+    number_: int,
+    stack: str,
+    types: tuple[str, ...],
+    kinds: tuple[tuple[str, str], ...],
+) -> Plane:
+    position = require(numbers(place[0], "ImagePositionPatient", 3), "ImagePositionPatient", file.part)
+    directions = require(numbers(place[1], "ImageOrientationPatient", 6), "ImageOrientationPatient", file.part)
+    between_rows, between_columns = require(numbers(place[2], "PixelSpacing", 2), "PixelSpacing", file.part)
+    if not (0 < between_rows < _LONGEST_MM and 0 < between_columns < _LONGEST_MM):
+        raise BadGeometry(
+            f"file {file.part.number} has pixels of {between_rows:g} x {between_columns:g} mm",
+            details={"file": file.part.number, "spacing_mm": [between_rows, between_columns]},
+        )
+    along_row, along_column = _right_angled(directions, file)
+    slope, intercept = number(values, "RescaleSlope"), number(values, "RescaleIntercept")
+    if slope == 0:
+        raise BadImage(f"file {file.part.number} multiplies its pixels by 0", details={"file": file.part.number})
+    return Plane(
+        file=file,
+        index=index,
+        number=number_,
+        position_mm=(position[0], position[1], position[2]),
+        along_row=along_row,
+        along_column=along_column,
+        spacing_mm=(between_rows, between_columns),
+        slope=1.0 if slope is None else slope,
+        intercept=0.0 if intercept is None else intercept,
+        stack=stack,
+        image_type=types,
+        kinds=(("type", "\\".join(types[2:])), *kinds),
+    )
+
+
+def _right_angled(
+    directions: tuple[float, ...], file: ImageFile
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Both directions, of exactly unit length.
+
+    Raises:
+        BadGeometry: they are not unit vectors at right angles (PS3.3 C.7.6.2.1.1).
+    """
+    first, second = directions[:3], directions[3:]
+    lengths = math.hypot(*first), math.hypot(*second)
+    leaning = abs(sum(a * b for a, b in zip(first, second, strict=True)))
+    if max(abs(lengths[0] - 1), abs(lengths[1] - 1), leaning) > _UNIT_LIMIT:
+        raise BadGeometry(
+            f"file {file.part.number} names directions of length {lengths[0]:.4g} and {lengths[1]:.4g}, "
+            f"{leaning:.4g} off right angles",
+            details={"file": file.part.number, "lengths": [*lengths], "off_right_angle": leaning},
+        )
+    (a, b, c), (d, e, f) = (_unit(each, length) for each, length in ((first, lengths[0]), (second, lengths[1])))
+    return (a, b, c), (d, e, f)
+
+
+def _unit(vector: tuple[float, ...], length: float) -> Iterator[float]:
+    return (each / length for each in vector)

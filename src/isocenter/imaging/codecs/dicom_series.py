@@ -1,0 +1,340 @@
+"""From planes to one volume: grouped into series, split into volumes, and held against what a volume is.
+
+A volume is a stack of parallel slices of one size, one frame of reference, evenly spaced along their normal. Anything
+else is refused with what was measured, or recorded. Neither file names nor InstanceNumber decide about order.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Final
+
+import numpy as np
+
+from isocenter.core.errors import (
+    BadGeometry,
+    DuplicateSlices,
+    GantryTilt,
+    Localizer,
+    MissingSlices,
+    MixedFramesOfReference,
+    MixedOrientation,
+    MixedSeries,
+    MixedSizes,
+)
+from isocenter.core.tensor import Array
+from isocenter.imaging.codecs.dicom import Plane
+from isocenter.imaging.codecs.dicom_pixels import stored_frames
+from isocenter.imaging.geometry import Geometry
+from isocenter.imaging.image import Note
+from isocenter.imaging.limits import VolumeLimits
+from isocenter.imaging.volume import Volume
+
+GAP_LIMIT: Final = 0.01
+"""Of the median distance between slices."""
+TILT_LIMIT_DEG: Final = 0.1
+_SAME_MM: Final = 0.01
+_ASIDE_LIMIT_MM: Final = 0.1
+_DIRECTION_LIMIT: Final = 1e-3
+_SPACING_LIMIT: Final = 1e-3
+_NAMED: Final = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """Planes of one volume in the order along their normal, and how far apart they are."""
+
+    planes: tuple[Plane, ...]
+    geometry: Geometry
+    notes: tuple[Note, ...]
+
+
+def by_series(planes: Iterable[Plane]) -> list[list[Plane]]:
+    """The planes of each series, in the order of their series numbers."""
+    found: dict[str, list[Plane]] = {}
+    for plane in planes:
+        found.setdefault(plane.file.series_key, []).append(plane)
+    return sorted(found.values(), key=_series_order)
+
+
+def volumes_of(series: Sequence[Plane]) -> list[list[Plane]]:
+    """The planes of each volume of a series: by stack, then by what differs where several share their positions.
+
+    Raises:
+        MixedSeries: the planes are of several patients, modalities or kinds.
+        Localizer: they are what scans were planned on.
+        BadVolume: planes of one stack are of several sizes, orientations or frames of reference.
+    """
+    _refuse_mixed(series)
+    if any("LOCALIZER" in plane.image_type for plane in series):
+        raise Localizer(
+            f"{len(series)} pictures that scans were planned on (ImageType LOCALIZER), no volume",
+            details={"slices": len(series)},
+        )
+    volumes: list[list[Plane]] = []
+    for name in dict.fromkeys(plane.stack for plane in series):
+        stack = [plane for plane in series if plane.stack == name]
+        _refuse_unlike(stack)
+        volumes += _apart(stack)
+    return sorted(volumes, key=lambda planes: min((plane.number, plane.index) for plane in planes))
+
+
+def stack_of(planes: Sequence[Plane]) -> Stack:
+    """One volume's planes in order, and the grid they form.
+
+    Raises:
+        MissingSlices, DuplicateSlices, GantryTilt, BadGeometry: they form none.
+    """
+    first = planes[0]
+    if len(planes) < 2:
+        raise MissingSlices("1 slice: how far apart slices are cannot be told", details={"slices": 1})
+    normal = np.cross(first.along_row, first.along_column)
+    ordered = sorted(planes, key=lambda plane: float(normal @ plane.position_mm))
+    positions = np.array([plane.position_mm for plane in ordered])
+    heights = positions @ normal
+    _refuse_duplicates(positions, heights, ordered)
+    gaps = np.diff(heights)
+    median = float(np.median(gaps))
+    uneven = np.flatnonzero(np.abs(gaps - median) > max(GAP_LIMIT * median, _SAME_MM))
+    _refuse_tilt(positions, normal, gaps)
+    if uneven.size:
+        _refuse_gaps(heights, gaps, median, uneven, ordered)
+    step = (positions[-1] - positions[0]) / (len(ordered) - 1)
+    aside = np.linalg.norm(positions - positions[0] - np.arange(len(ordered))[:, None] * step, axis=1)
+    if aside.max() > max(_ASIDE_LIMIT_MM, len(ordered) * GAP_LIMIT * median):
+        at = int(aside.argmax())
+        raise BadGeometry(
+            f"slice {at + 1} of {len(ordered)} lies {aside[at]:.3g} mm beside the line through the others",
+            details={"slice": at + 1, "aside_mm": float(aside[at]), "limit_mm": _ASIDE_LIMIT_MM},
+        )
+    _refuse_every_other(first, median)
+    affine = np.eye(4)
+    affine[:3, 0] = np.multiply(first.along_row, first.spacing_mm[1])
+    affine[:3, 1] = np.multiply(first.along_column, first.spacing_mm[0])
+    affine[:3, 2] = step
+    affine[:3, 3] = positions[0]
+    shape = (first.file.columns, first.file.rows, len(ordered))
+    return Stack(planes=tuple(ordered), geometry=Geometry(shape, affine), notes=_notes(ordered))
+
+
+def voxels_of(stack: Stack, *, limits: VolumeLimits) -> tuple[Volume, tuple[Note, ...]]:
+    """The volume, float32 [1, columns, rows, slices]: each slice by its own slope and intercept, in double precision.
+
+    Raises:
+        BadImage, TruncatedImage, MissingExtra: as `stored_frames`.
+    """
+    limits.check_grid(stack.geometry.shape)
+    columns, rows, slices = stack.geometry.shape
+    voxels = np.empty((slices, rows, columns), np.float32)
+    wanted: dict[int, dict[int, int]] = {}
+    for at, plane in enumerate(stack.planes):
+        wanted.setdefault(plane.file.part.number, {})[plane.index] = at
+    for places in wanted.values():
+        file = stack.planes[next(iter(places.values()))].file
+        for index, stored in enumerate(stored_frames(file, limits=limits)):
+            if index in places:
+                plane = stack.planes[places[index]]
+                _rescale(stored, plane, voxels[places[index]])
+    notes = _invert(voxels, stack.planes)
+    return Volume(voxels.transpose(2, 1, 0)[None], stack.geometry, notes=(*stack.notes, *notes)), notes
+
+
+def _rescale(stored: Array, plane: Plane, out: Array) -> None:
+    if (plane.slope, plane.intercept) == (1.0, 0.0):
+        out[...] = stored
+    else:
+        out[...] = stored * np.float64(plane.slope) + plane.intercept
+
+
+def _invert(voxels: Array, planes: Sequence[Plane]) -> tuple[Note, ...]:
+    """Once, after slope and intercept, within the range that the stored bits can express: the same for every slice."""
+    if planes[0].file.photometric != "MONOCHROME1":
+        return ()
+    ends = []
+    for plane in planes:
+        bits = plane.file.bits_stored
+        low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if plane.file.signed else (0, (1 << bits) - 1)
+        ends += [low * plane.slope + plane.intercept, high * plane.slope + plane.intercept]
+    np.subtract(np.float32(min(ends) + max(ends)), voxels, out=voxels)
+    return (
+        Note(
+            "inverted", f"MONOCHROME1: inverted once, within {min(ends):g} to {max(ends):g}, after slope and intercept"
+        ),
+    )
+
+
+def _series_order(planes: list[Plane]) -> tuple[float, str]:
+    number = planes[0].file.series_number
+    return (math.inf if number is None else number, planes[0].file.series_key)
+
+
+def _refuse_mixed(series: Sequence[Plane]) -> None:
+    rules: tuple[tuple[str, Callable[[Plane], str], bool], ...] = (
+        ("patients", lambda plane: plane.file.patient_key, False),
+        ("modalities", lambda plane: plane.file.modality, True),
+        ("kinds of object", lambda plane: plane.file.sop_class, True),
+        ("ways to show gray", lambda plane: plane.file.photometric, True),
+    )
+    for what, of, shown in rules:
+        counts = Counter(map(of, series))
+        if len(counts) > 1:
+            names: list[str | int] = [*counts] if shown else [*counts.values()]
+            raise MixedSeries(
+                f"slices of {len(counts)} {what} in one series",
+                details={"slices": len(series), what.replace(" ", "_"): names},
+            )
+
+
+def _refuse_unlike(stack: Sequence[Plane]) -> None:
+    sizes = Counter((plane.file.rows, plane.file.columns) for plane in stack)
+    if len(sizes) > 1:
+        said = ", ".join(f"{count} of {rows} x {columns}" for (rows, columns), count in sizes.items())
+        raise MixedSizes(f"slices of several sizes: {said}", details={"sizes": [[*size] for size in sizes]})
+    spacings = np.array([plane.spacing_mm for plane in stack])
+    if (np.ptp(spacings, axis=0) > _SPACING_LIMIT * spacings.min(axis=0)).any():
+        low, high = spacings.min(axis=0), spacings.max(axis=0)
+        raise MixedSizes(
+            f"slices with pixels of {low[0]:g} x {low[1]:g} to {high[0]:g} x {high[1]:g} mm",
+            details={"spacing_mm": [low.tolist(), high.tolist()], "limit": _SPACING_LIMIT},
+        )
+    if len(places := Counter(plane.file.place_key for plane in stack)) > 1:
+        raise MixedFramesOfReference(
+            f"slices in {len(places)} frames of reference: {', '.join(map(str, places.values()))} slices",
+            details={"slices": [*places.values()]},
+        )
+    directions = np.array([(*plane.along_row, *plane.along_column) for plane in stack])
+    off = np.abs(directions - np.median(directions, axis=0)).max(axis=1)
+    if off.max() > _DIRECTION_LIMIT:
+        unlike = off > _DIRECTION_LIMIT
+        numbers = [plane.file.part.number for plane, each in zip(stack, unlike, strict=True) if each]
+        raise MixedOrientation(
+            f"{int(unlike.sum())} of {len(stack)} slices lie otherwise than most, by {off.max():.3g} in a direction; "
+            f"at most {_DIRECTION_LIMIT:g}",
+            details={"slices": len(stack), "files": numbers[:_NAMED], "difference": float(off.max())},
+        )
+
+
+def _apart(stack: list[Plane]) -> list[list[Plane]]:
+    """Volumes that share their positions, told apart by as few kinds as do; one volume where none does."""
+    if not _repeated(stack):
+        return [stack]
+    names = [
+        name
+        for name in dict.fromkeys(name for plane in stack for name, _ in plane.kinds)
+        if len({dict(plane.kinds).get(name) for plane in stack}) > 1
+    ]
+    for count in (1, 2, len(names)):
+        for chosen in combinations(names, count):
+            groups: dict[tuple[str | None, ...], list[Plane]] = {}
+            for plane in stack:
+                kinds = dict(plane.kinds)
+                groups.setdefault(tuple(kinds.get(name) for name in chosen), []).append(plane)
+            whole = len({len(group) for group in groups.values()}) == 1
+            if len(groups) > 1 and whole and not any(map(_repeated, groups.values())):
+                return [*groups.values()]
+    return [stack]
+
+
+def _repeated(planes: Sequence[Plane]) -> bool:
+    return len({tuple(round(each / _SAME_MM) for each in plane.position_mm) for plane in planes}) < len(planes)
+
+
+def _refuse_duplicates(positions: Array, heights: Array, ordered: Sequence[Plane]) -> None:
+    gaps = np.diff(heights)
+    apart = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+    stacked = float(np.linalg.norm(positions[-1] - positions[0]))
+    nothing = max(_SAME_MM, GAP_LIMIT * float(np.median(gaps)))
+    same = (gaps <= nothing) & ((apart <= nothing) | (heights[-1] - heights[0] > 0.5 * stacked))
+    if not same.any():
+        return
+    at = np.flatnonzero(same)
+    raise DuplicateSlices(
+        f"{len(at)} of {len(ordered)} slices lie where another lies, first at {heights[at[0]]:.3f} mm along the normal",
+        details={
+            "slices": len(ordered),
+            "positions_mm": [round(float(heights[each]), 4) for each in at[:_NAMED]],
+            "files": [[ordered[each].file.part.number, ordered[each + 1].file.part.number] for each in at[:_NAMED]],
+        },
+    )
+
+
+def _refuse_tilt(positions: Array, normal: Array, gaps: Array) -> None:
+    along = positions[-1] - positions[0]
+    length = float(np.linalg.norm(along))
+    if length <= _SAME_MM:  # the ends meet: the longest way is that of the slices
+        along = positions[np.argmax(np.linalg.norm(positions - positions[0], axis=1))] - positions[0]
+        length = float(np.linalg.norm(along))
+    angle = math.degrees(math.atan2(float(np.linalg.norm(np.cross(normal, along))), abs(float(normal @ along))))
+    if angle <= TILT_LIMIT_DEG:
+        return
+    sizes = sorted({round(float(gap), 2) for gap in gaps})
+    uneven = len(sizes) > 1 and sizes[-1] - sizes[0] > max(GAP_LIMIT * float(np.median(gaps)), _SAME_MM)
+    said = f"; and their gaps are uneven: {', '.join(f'{size:.2f}' for size in sizes[:_NAMED])} mm" if uneven else ""
+    raise GantryTilt(
+        f"the slices are stacked {angle:.2f} degrees off their normal, at most {TILT_LIMIT_DEG:g} are taken{said}",
+        details={"tilt_deg": angle, "limit_deg": TILT_LIMIT_DEG, "gaps_mm": sizes[:_NAMED]},
+    )
+
+
+def _refuse_gaps(heights: Array, gaps: Array, median: float, uneven: Array, ordered: Sequence[Plane]) -> None:
+    missing = [max(0, round(float(gaps[at]) / median) - 1) for at in uneven]
+    at = int(uneven[0])
+    about = f"; about {sum(missing)} slices are missing" if any(missing) else ""
+    raise MissingSlices(
+        f"{len(uneven)} of {len(gaps)} gaps between slices are not {median:.4g} mm, first {gaps[at]:.4g} mm after "
+        f"{heights[at]:.3f} mm along the normal{about}",
+        details={
+            "slices": len(ordered),
+            "median_mm": median,
+            "limit": GAP_LIMIT,
+            "gaps": [
+                {
+                    "after_mm": round(float(heights[each]), 4),
+                    "before_mm": round(float(heights[each + 1]), 4),
+                    "gap_mm": round(float(gaps[each]), 4),
+                    "missing": count,
+                }
+                for each, count in zip(uneven[:_NAMED].tolist(), missing, strict=False)
+            ],
+            "missing": sum(missing),
+        },
+    )
+
+
+def _refuse_every_other(first: Plane, median: float) -> None:
+    """Evenly thinned: the header still says how far apart the slices were."""
+    said, thickness = abs(first.file.step_mm or 0.0), first.file.thickness_mm or 0.0
+    times = median / said if said > 0 else 1.0
+    # Some makers write the gap between slices there, against PS3.3 C.7.6.2: then thickness and gap are the distance.
+    between = abs(said - thickness) > GAP_LIMIT * said and abs(said + thickness - median) <= GAP_LIMIT * median
+    if times > 1.5 and abs(times - round(times)) <= GAP_LIMIT * times and not between:
+        raise MissingSlices(
+            f"slices are {median:.4g} mm apart, and {said:.4g} mm by their headers: {round(times) - 1} of "
+            f"{round(times)} are missing",
+            details={"median_mm": median, "announced_mm": said},
+        )
+
+
+def _notes(planes: Sequence[Plane]) -> tuple[Note, ...]:
+    first = planes[0].file
+    notes = []
+    scales = {(plane.slope, plane.intercept) for plane in planes}
+    if len(scales) > 1:
+        notes.append(Note("rescaled_per_slice", f"{len(scales)} different slopes and intercepts, each for its slices"))
+    if any(plane.file.lossy for plane in planes):
+        notes.append(Note("lossy_compression", "the pixels were compressed with loss before they came here"))
+    if not first.series_key:
+        notes.append(Note("no_series_uid", "the files do not say of which series they are"))
+    if first.announced and len(planes) < first.announced:
+        notes.append(
+            Note(
+                "fewer_slices_than_announced", f"{len(planes)} slices; the headers say {first.announced} were acquired"
+            )
+        )
+    if first.tilt_deg and abs(first.tilt_deg) > TILT_LIMIT_DEG:
+        notes.append(
+            Note("tilt_not_found", f"the header says a gantry tilt of {first.tilt_deg:g} degrees, the positions none")
+        )
+    return tuple(notes)

@@ -1,0 +1,117 @@
+"""MetaImage in one file (.mha), raw or zlib: header, place, voxels. Its millimetres are in LPS, as ITK writes them."""
+
+from typing import Final
+
+import numpy as np
+
+from isocenter.core.errors import BadGeometry, BadImage, MissingGeometry, TruncatedImage, UnsupportedMedia
+from isocenter.imaging.codecs.volume_grid import HEADER_BYTES, GridHeader, geometry_of, read_grid, shear_notes
+from isocenter.imaging.codecs.volume_parts import Part
+from isocenter.imaging.geometry import Affine
+from isocenter.imaging.limits import VolumeLimits
+from isocenter.imaging.volume import Volume
+
+_TYPES: Final = {
+    "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
+    "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
+}  # fmt: skip
+_LAST: Final = b"ElementDataFile"
+
+
+def starts_as_metaimage(start: bytes) -> bool:
+    """Whether the first bytes are of a MetaImage header."""
+    head = start.lstrip()
+    return head.startswith((b"ObjectType", b"NDims")) and b"=" in head[:32]
+
+
+def peek(part: Part, *, limits: VolumeLimits) -> GridHeader:
+    """The header of a file, within the limits; no voxel is read.
+
+    Raises:
+        UnsupportedMedia: voxels in another file, other types or numbers of axes.
+        MissingGeometry, BadGeometry: no place, or an impossible one.
+        BadImage, TruncatedImage, TooManyPixels: as the names say.
+    """
+    fields, offset = _fields(part.read(HEADER_BYTES))
+    if fields.get("ElementDataFile") != "LOCAL":
+        raise UnsupportedMedia("a MetaImage header whose voxels lie in other files; one file is read")
+    if fields.get("ObjectType", "Image") != "Image" or _flag(fields, "BinaryData") is False:
+        raise UnsupportedMedia("a MetaImage that is no image of binary data")
+    sizes = [int(each) for each in _numbers(fields, "DimSize") or [] if each.is_integer()]
+    if len(sizes) != 3 or fields.get("NDims") != "3" or fields.get("ElementNumberOfChannels", "1") != "1":
+        raise UnsupportedMedia(f"a MetaImage of {len(sizes)} axes, or of several values per voxel; three axes are read")
+    if fields.get("HeaderSize", "0") not in ("0", "-1"):
+        raise UnsupportedMedia("a MetaImage that skips bytes before its voxels")
+    shape = (sizes[0], sizes[1], sizes[2])
+    limits.check_grid(shape)
+    name = _TYPES.get(fields.get("ElementType", ""))
+    if name is None:
+        raise UnsupportedMedia("a MetaImage of voxels of another type than whole numbers and floats")
+    big = _flag(fields, "BinaryDataByteOrderMSB") or _flag(fields, "ElementByteOrderMSB")
+    affine = _affine(fields)
+    return GridHeader(
+        shape=shape,
+        volumes=1,
+        interleaved=False,
+        dtype=np.dtype(f"{'>' if big else '<'}{name}"),
+        offset=offset,
+        packing="deflate" if _flag(fields, "CompressedData") else "raw",
+        geometry=geometry_of(shape, affine),
+        notes=shear_notes(affine),
+    )
+
+
+def read(part: Part, *, limits: VolumeLimits, volume: int | None = None) -> Volume:
+    """Read the volume; its type stays as stored.
+
+    Raises:
+        SeveralVolumes: another volume than 0 is asked for.
+        BadInput: others of its kinds, as `peek`.
+    """
+    return read_grid(part, peek(part, limits=limits), limits=limits, volume=volume)
+
+
+def _affine(fields: dict[str, str]) -> Affine:
+    """Triples of TransformMatrix are the directions of the axes, one after the other."""
+    directions = next(
+        (found for name in ("TransformMatrix", "Orientation", "Rotation") if (found := _numbers(fields, name))), None
+    )
+    origin = next((found for name in ("Offset", "Position", "Origin") if (found := _numbers(fields, name))), None)
+    spacing = _numbers(fields, "ElementSpacing")
+    if directions is None or origin is None or spacing is None:
+        raise MissingGeometry("the MetaImage does not say its directions, origin and spacing")
+    if (len(directions), len(origin), len(spacing)) != (9, 3, 3):
+        raise BadGeometry("the MetaImage's directions, origin and spacing are not of 9, 3 and 3 numbers")
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(directions, (3, 3)).T * spacing
+    affine[:3, 3] = origin
+    return affine
+
+
+def _fields(start: bytes) -> tuple[dict[str, str], int]:
+    fields: dict[str, str] = {}
+    at = 0
+    while at < len(start):
+        end = start.find(b"\n", at)
+        if end < 0:
+            break
+        name, _, value = start[at:end].decode("ascii", "replace").partition("=")
+        fields[name.strip()] = value.strip()
+        at = end + 1
+        if name.strip() == _LAST.decode():
+            return fields, at
+    raise TruncatedImage("the MetaImage ends within its header, or it is too long", details={"bytes": len(start)})
+
+
+def _flag(fields: dict[str, str], name: str) -> bool | None:
+    value = fields.get(name)
+    return None if value is None else value.lower() in ("true", "1")
+
+
+def _numbers(fields: dict[str, str], name: str) -> list[float] | None:
+    if name not in fields:
+        return None
+    try:
+        return [float(each) for each in fields[name].split()]
+    except ValueError as exc:
+        raise BadImage(f"{name} of the MetaImage is not numbers", details={"field": name}) from exc

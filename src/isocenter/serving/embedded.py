@@ -1,0 +1,102 @@
+"""What a Python program asks of a service beside the image, and what it gets."""
+
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from isocenter.core.deadline import Deadline
+from isocenter.core.errors import BadRequest
+from isocenter.serving.predict import Prediction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(Prediction):
+    """The answer for one image: what HTTP answers, and what a threshold makes of it."""
+
+    request_id: str
+    total_s: float
+    """From the call to the answer."""
+    labels: list[str | int] | None
+    """Labels whose probability is at least the threshold, highest first; empty if there is none. None: no threshold."""
+
+    def as_json(self, *, request_id: str | None = None, total_s: float | None = None) -> dict[str, Any]:
+        """The answer as HTTP writes it, and `labels` where a threshold was given."""
+        # Not super(): a dataclass with slots is another class than the one that this method was written in.
+        written = Prediction.as_json(
+            self, request_id=request_id or self.request_id, total_s=self.total_s if total_s is None else total_s
+        )
+        return written if self.labels is None else {**written, "labels": self.labels}
+
+
+class Asked(TypedDict, total=False):
+    """What may be said beside the image; see `Service.infer`."""
+
+    model: str | None
+    version: int | None
+    threshold: float | None
+    timeout: float | None
+    priority: int
+
+
+class AskedOfVolume(TypedDict, total=False):
+    """What may be said beside the volume; see `Service.segment`."""
+
+    model: str | None
+    version: int | None
+    timeout: float | None
+    priority: int
+    probabilities: bool
+
+
+class AskedOfCells(TypedDict, total=False):
+    """What may be said beside an image of cells; see `Service.segment_image`."""
+
+    model: str | None
+    version: int | None
+    threshold: float | None
+    detect_holes: bool
+    channel: str | int | None
+    page: int | None
+    timeout: float | None
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """One served version, in short."""
+
+    name: str
+    version: int
+    title: str
+    task: str
+    state: str
+    labels: list[str | int]
+
+
+def deadline_of(timeout_s: float | None, now_s: float) -> Deadline | None:
+    """The instant after which the answer is of no use.
+
+    Raises:
+        BadRequest: it is no positive number of seconds.
+    """
+    if timeout_s is None:
+        return None
+    try:
+        return Deadline.after(timeout_s, now_s=now_s)
+    except (TypeError, ValueError) as error:
+        raise BadRequest(f"timeout is {timeout_s!r}; it must be a positive number of seconds") from error
+
+
+def check_threshold(threshold: float | None) -> None:
+    """See that a threshold is a probability.
+
+    Raises:
+        BadRequest: it is not.
+    """
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise BadRequest(f"threshold is {threshold}; it must be a probability, from 0 to 1")
+
+
+def at_least(found: Prediction, threshold: float) -> list[str]:
+    """The labels whose probability is at least a threshold, highest first."""
+    chosen = [label for label, probability in found.probabilities.items() if probability >= threshold]
+    return sorted(chosen, key=lambda label: -found.probabilities[label])

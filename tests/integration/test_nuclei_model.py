@@ -1,0 +1,97 @@
+"""The shipped nuclei model finds nuclei as well as its card says, by the way that requests take."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import ROOT
+from isocenter import SyncService
+from isocenter.core.tensor import Array
+from isocenter.imaging.postprocess.objects import objects_of
+from isocenter.imaging.volume import COLOURS, Volume
+from isocenter.repository.layout import find
+from nuclei_data import part_of, read_fields
+from nuclei_drawn import drawn_field
+from nuclei_metrics import Quality, quality_of, summary_of
+
+MODELS = ROOT / "models"
+NAME = "nuclei-segmenter"
+IMAGES = Path(os.environ.get("TEST_DATA_DIR", ROOT.parent / "shared" / "data")) / "nuclei_dsb2018"
+UNUSED_SEED = 7  # the golden case is another one
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SyncService]:
+    alone = tmp_path_factory.mktemp("models")
+    (alone / NAME).symlink_to(MODELS / NAME)
+    with SyncService(alone) as service:
+        yield service
+
+
+def objects(service: SyncService, pixels: Array) -> Array:
+    """Labels [H, W] of a gray image [H, W] or a coloured one [H, W, 3], by the rule of the manifest."""
+    planes = np.stack([pixels] * 3) if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    found = service.segment(Volume.of(planes, channels=COLOURS), probabilities=True, timeout=60)
+    rule = find(MODELS, NAME, 1).manifest.output.objects
+    assert rule is not None
+    assert found.probabilities is not None
+    return objects_of(found.probabilities, rule, found.labels).labels
+
+
+def test_the_weights_are_small_enough_to_be_kept_with_the_code() -> None:
+    assert (MODELS / NAME / "1" / "model.onnx").stat().st_size < 8_000_000
+
+
+def test_drawn_nuclei_of_an_unused_seed_are_found(service: SyncService) -> None:
+    pixels, truth = drawn_field(UNUSED_SEED)
+
+    quality = quality_of(objects(service, pixels), truth)
+
+    assert quality.object_f1 >= 0.9
+    assert quality.foreground_iou >= 0.8
+
+
+def test_twelve_bits_in_sixteen_give_the_objects_of_their_eight_bit_picture(service: SyncService) -> None:
+    pixels, _ = drawn_field(UNUSED_SEED)
+    low, high = np.percentile(pixels, (1, 99.9))
+    picture = np.clip(np.rint((pixels - low) / (high - low) * 255), 0, 255).astype(np.uint8)
+
+    assert quality_of(objects(service, pixels), objects(service, picture)).object_f1 >= 0.95
+
+
+def test_the_split_is_by_the_bytes_of_a_file() -> None:
+    parts = [part_of(f"image {number}".encode()) for number in range(2000)]
+
+    assert 0.17 < parts.count("held-out") / 2000 < 0.23
+    assert 0.08 < parts.count("calibration") / 2000 < 0.12
+    assert (part_of(b"image 3"), part_of(b"image 4")) == (part_of(b"image 3"), part_of(b"image 4"))
+
+
+@pytest.fixture(scope="module")
+def held_out(service: SyncService) -> dict[str, list[Quality]]:
+    if not IMAGES.is_dir():
+        pytest.skip("no nuclei_dsb2018 in the directory that TEST_DATA_DIR names")
+    found: defaultdict[str, list[Quality]] = defaultdict(list)
+    for field in read_fields(IMAGES)["held-out"]:
+        found[field.kind].append(quality_of(objects(service, field.pixels), field.labels))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "images", "iou", "f1"),
+    [("gray-dark", 60, 0.85, 0.88), ("colour", 14, 0.70, 0.56)],
+    ids=["dark fluorescence", "stained"],
+)
+def test_nuclei_of_held_out_images_are_found_as_promised(
+    held_out: dict[str, list[Quality]], kind: str, images: int, iou: float, f1: float
+) -> None:
+    summary = summary_of(held_out[kind])
+
+    assert summary.images == images
+    assert summary.foreground_iou >= iou
+    assert summary.object_f1 >= f1

@@ -1,0 +1,61 @@
+"""Forms with several files: what is a text, what is a file, and what is refused."""
+
+import pytest
+
+from isocenter.api.http.form import Form, FormFile, is_form, read_form
+from isocenter.core.errors import BadRequest
+
+TYPE = b"multipart/form-data; boundary=b"
+
+
+def part(name: str, data: bytes, filename: str | None = None) -> bytes:
+    named = "" if filename is None else f'; filename="{filename}"'
+    return f'--b\r\nContent-Disposition: form-data; name="{name}"{named}\r\n\r\n'.encode() + data + b"\r\n"
+
+
+def read(*parts: bytes, content_type: bytes = TYPE) -> Form:
+    return read_form(b"".join(parts) + b"--b--\r\n", content_type, file_fields=("file", "files"))
+
+
+def test_files_keep_their_order_and_names_and_texts_are_stripped() -> None:
+    form = read(
+        part("files", b"1", "a.png"), part("model", b" hrnet\n"), part("file", b"2"), part("files", b"", "ä.png")
+    )
+
+    assert form.files == [FormFile("a.png", b"1"), FormFile("", b"2"), FormFile("ä.png", b"")]
+    assert form.texts == {"model": "hrnet"}
+    assert form.others == []
+
+
+def test_a_file_that_nobody_asked_for_is_named_and_not_kept() -> None:
+    form = read(part("mask", b"\xff" * 5000, "m.png"), part("file", b"1"))
+
+    assert (form.others, len(form.files), form.texts) == (["mask"], 1, {})
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        pytest.param([part("model", b"a"), part("model", b"b")], "given twice", id="a text twice"),
+        pytest.param([part("model", b"x" * 1025)], "1025 bytes, a text may have 1024", id="a long text"),
+        pytest.param([part("model", b"\xff")], "not UTF-8", id="no UTF-8"),
+        pytest.param([b"--b\r\nContent-Disp"], "malformed", id="cut off"),
+        pytest.param([b"hello"], "malformed", id="no form at all"),
+    ],
+)
+def test_what_is_malformed_is_refused(parts: list[bytes], says: str) -> None:
+    with pytest.raises(BadRequest, match=says):
+        read(*parts)
+
+
+def test_a_form_without_a_boundary_is_refused() -> None:
+    with pytest.raises(BadRequest, match="without a boundary"):
+        read(part("file", b"1"), content_type=b"multipart/form-data")
+
+
+@pytest.mark.parametrize(
+    ("content_type", "form"),
+    [(TYPE, True), (b'Multipart/Form-Data; boundary="b"', True), (b"image/png", False), (b"", False), (None, False)],
+)
+def test_what_is_a_form(content_type: bytes | None, form: bool) -> None:
+    assert is_form(content_type) is form
