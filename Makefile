@@ -21,8 +21,7 @@ serve: $(VENV)/.core ## Serve models/ at PORT (8000)
 	@$(BIN)/isocenter serve --models models --port $(PORT)
 
 test: check ## Everything that must hold: checks, then fast tests, then slow ones
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" src tests/unit tests/contract
-	$(BIN)/python -m pytest -m "not slow" tests/integration
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" src tests/unit tests/contract tests/integration
 	$(BIN)/python -m pytest -m "slow and not gpu and not long" tests
 
 test-long: $(VENV)/.dev ## The five networks at full size in every runtime: a quarter of an hour

@@ -89,6 +89,7 @@ def same_objects(one: Pixels, other: Pixels) -> bool:
     return all(len(np.unique(pairs[:, side])) == len(pairs) for side in (0, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.may_block
 @pytest.mark.timeout(3600)
