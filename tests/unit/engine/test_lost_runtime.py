@@ -219,6 +219,7 @@ async def test_a_model_whose_server_is_down_starts_on_its_fallback_and_comes_bac
         assert h.engine.state is State.READY
         assert "fallback" in h.said()
         assert (await h.ask(1.0)).fallback == LABEL
+        await h.until(lambda: h.said().count("not_rebuilt") >= 2)
         h.server.up = True
         await h.reopened_after(2)
         await h.until(lambda: h.engine.instances == 2 and "retired" in h.said())
