@@ -5,19 +5,19 @@ Lines in and out are JSON. Asked {"do": "open"}, it answers with what the sessio
 """
 
 import json
-import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from asked_process import AskedProcess, asked_process
 from isocenter.core.errors import IsocenterError
 from isocenter.core.tensor import FloatArray
 from isocenter.measure.memory import ProcessMemory
@@ -41,50 +41,9 @@ class Cell:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-class Refused(Exception):
-    """The cell cannot be measured; says why."""
-
-
-class Measured:
-    """A cell in another process; idle unless asked."""
-
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self._process = process
-
-    def ask(self, what: str, **more: Any) -> dict[str, Any]:
-        """Have it do something and wait.
-
-        Raises:
-            Refused: it could not.
-        """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(json.dumps({"do": what, **more}) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise Refused("the process ended") from None
-        line = self._process.stdout.readline()
-        if not line:
-            raise Refused(f"the process ended with {self._process.wait()}, perhaps for want of memory")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise Refused(answer["error"])
-        return answer
-
-
-@contextmanager
-def measured(cell: Cell) -> Iterator[Measured]:
-    """The cell in its own process, which is gone afterwards."""
-    argv = [sys.executable, __file__, json.dumps(asdict(cell))]
-    process = subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    try:
-        yield Measured(process)
-    finally:
-        process.kill()
-        process.communicate()
+def measured(cell: Cell) -> AbstractContextManager[AskedProcess]:
+    """The cell in its own process, which is gone afterwards; idle unless asked."""
+    return asked_process(__file__, asdict(cell))
 
 
 class Work:

@@ -23,12 +23,13 @@ from typing import Any
 
 import numpy as np
 
+from asked_process import AskedProcess, Refused
 from isocenter.core.tensor import FloatArray
 from isocenter.measure.percentiles import nearest_rank
 from isocenter.networks.registry import NETWORKS, NetworkEntry
 from isocenter.repository.load import usable_cores
 from isocenter.runtimes.devices import cuda_devices
-from runtime_cells import Cell, Measured, Refused, measured
+from runtime_cells import Cell, measured
 from runtime_files import ANSWERS, INPUTS
 from tables import RESULTS, command_line, cpu_name, rounds, table, write
 from tables import Cell as TableCell
@@ -112,7 +113,7 @@ def measure(entry: NetworkEntry, cells: tuple[Cell, ...], folder: Path, plan: Pl
     """All cells of one network."""
     rows = [Row(_placed(cell, entry, folder, plan)) for cell in cells]
     with ExitStack() as stack:
-        working: list[tuple[Row, Measured]] = []
+        working: list[tuple[Row, AskedProcess]] = []
         for row in rows:
             one = stack.enter_context(measured(row.cell))
             if _tried(row, lambda row=row, one=one: _begin(row, one, entry, folder, plan)):
@@ -146,7 +147,7 @@ def _tried(row: Row, doing: Any) -> bool:
     return True
 
 
-def _begin(row: Row, one: Measured, entry: NetworkEntry, folder: Path, plan: Plan) -> None:
+def _begin(row: Row, one: AskedProcess, entry: NetworkEntry, folder: Path, plan: Plan) -> None:
     """Open it, compare its answers, and find the batch size at which it is fastest."""
     opened = one.ask("open", shape=list(entry.small_shape if plan.small else entry.input_shape))
     row.proof, row.opened_s = opened["proof"], opened["opened_s"]
@@ -161,7 +162,7 @@ def _begin(row: Row, one: Measured, entry: NetworkEntry, folder: Path, plan: Pla
     row.best_batch = max(tried, key=lambda each: tried[each])
 
 
-def _round(row: Row, one: Measured, plan: Plan) -> None:
+def _round(row: Row, one: AskedProcess, plan: Plan) -> None:
     row.alone_s += one.ask("alone", seconds=plan.seconds / 2)["seconds"]
     for streams in plan.streams:
         found = one.ask("rate", batch=row.best_batch, seconds=plan.seconds, streams=streams)["per_s"]

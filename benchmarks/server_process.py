@@ -57,7 +57,7 @@ class Running:
 
     def shared_out_mb(self) -> float:
         """Resident memory of the process tree; what processes share is divided among them (PSS)."""
-        return sum(_proportional_bytes(pid) for pid in tree(self.pid)) / 2**20
+        return sum(proportional_bytes(pid) for pid in tree(self.pid)) / 2**20
 
     def open_files(self) -> int:
         """Open file descriptors of the whole process tree."""
@@ -193,7 +193,8 @@ def _resident_bytes(pid: int) -> int:
     return int(fields[21]) * _PAGE_BYTES if fields else 0
 
 
-def _proportional_bytes(pid: int) -> int:
+def proportional_bytes(pid: int) -> int:
+    """Resident memory of a process; what it shares with others is divided among them (PSS). 0: it is gone."""
     try:
         found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
     except OSError:

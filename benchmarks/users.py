@@ -18,12 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from asked_process import AskedProcess
 from cell_networks import CELL_MODELS, make
 from isocenter.measure.percentiles import Percentiles
 from isocenter.repository.load import usable_cores
 from isocenter.runtimes.devices import cuda_devices
 from tables import RESULTS, Cell, command_line, conditions, rounds, table, write
-from users_process import Process, Sharing, Way, sharing
+from users_process import Sharing, Way, sharing
 
 WAYS: Final[dict[Way, str]] = {
     "queue": "one queue, batches",
@@ -133,7 +134,7 @@ def fair_sentence(found: Sequence[Fair], images: int) -> str:
     )
 
 
-def measure(load: str, processes: dict[Way, Process], given: argparse.Namespace) -> list[Seen]:
+def measure(load: str, processes: dict[Way, AskedProcess], given: argparse.Namespace) -> list[Seen]:
     """All numbers of users and ways; the ways take turns, so that their ratios are those of neighbours in time."""
     seen = {(users, way): Seen(load, users, way) for users in given.users for way in processes}
     for turn in range(given.rounds):
@@ -172,7 +173,7 @@ def page(seen: Sequence[Seen], fair: Sequence[Fair], calls: tuple[float, float],
     )
 
 
-def _fair(process: Process, name: str, given: argparse.Namespace) -> tuple[list[Fair], tuple[float, float]]:
+def _fair(process: AskedProcess, name: str, given: argparse.Namespace) -> tuple[list[Fair], tuple[float, float]]:
     fair: list[Fair] = []
     together: list[float] = []
     apart: list[float] = []
@@ -222,7 +223,7 @@ def main() -> None:
             print(make(model, models, side_px=given.side, max_batch_size=max(given.users)), flush=True)
         for load, asked in [*((name, (name,)) for name in names), (MIXED, tuple(names))]:
             with ExitStack() as stack:
-                processes: dict[Way, Process] = {}
+                processes: dict[Way, AskedProcess] = {}
                 for way in WAYS:
                     how = Sharing(
                         way=way,

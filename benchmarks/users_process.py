@@ -6,15 +6,14 @@ What fails is {"error": ...}. Items are finished tensors: nothing is decoded her
 
 import asyncio
 import json
-import re
-import subprocess
+import os
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from asked_process import AskedProcess, asked_process
 from isocenter.core.clock import SystemClock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import IsocenterError
@@ -33,6 +33,7 @@ from isocenter.engine.engine import InlineEngine
 from isocenter.repository.layout import ModelFolder, find
 from isocenter.repository.load import open_sessions, warm_up_sizes
 from isocenter.repository.manifest import InstancesPart
+from server_process import proportional_bytes
 
 Way: TypeAlias = Literal["queue", "streams", "lock"]
 Ask: TypeAlias = Callable[[str], Awaitable[tuple[float, int]]]
@@ -68,53 +69,9 @@ class Sharing:
         return replace(folder, manifest=folder.manifest.model_copy(update={"instances": part}))
 
 
-class Refused(Exception):
-    """It cannot be measured; says why."""
-
-
-class Process:
-    """The process as the one that asks it sees it."""
-
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self._process = process
-
-    def ask(self, what: str, **more: Any) -> dict[str, Any]:
-        """Have it do something and wait.
-
-        Raises:
-            Refused: it could not.
-        """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(json.dumps({"do": what, **more}) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise Refused("the process ended") from None
-        line = self._process.stdout.readline()
-        if not line:
-            raise Refused(f"the process ended with {self._process.wait()}, perhaps for want of memory")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise Refused(answer["error"])
-        return answer
-
-
-@contextmanager
-def sharing(how: Sharing) -> Iterator[Process]:
+def sharing(how: Sharing) -> AbstractContextManager[AskedProcess]:
     """It in its own process, which is gone afterwards."""
-    process = subprocess.Popen(
-        [sys.executable, __file__, json.dumps(asdict(how))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        yield Process(process)
-    finally:
-        process.kill()
-        process.communicate()
+    return asked_process(__file__, asdict(how))
 
 
 class Work:
@@ -264,9 +221,7 @@ class _Peak(threading.Thread):
     def run(self) -> None:
         """Look now and then."""
         while True:
-            rollup = Path("/proc/self/smaps_rollup").read_text()
-            found = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
-            self.bytes = max(self.bytes, int(found[1]) * 1024 if found else 0)
+            self.bytes = max(self.bytes, proportional_bytes(os.getpid()))
             if self._done.wait(_LOOKS_EVERY_S):
                 return
 
