@@ -9,7 +9,7 @@ CHECKPOINT ?= nuclei.pt
 export OPENBLAS_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-long test-real faults check format bench bench-peers bench-runtimes bench-users cell-models train-nuclei docs clean
+.PHONY: help demo serve test test-long test-real faults check format bench bench-peers bench-runtimes bench-users bench-volumes cell-models train-nuclei docs clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ bench-peers: $(VENV)/.dev ## Measure the server among its peers; needs the peer 
 
 bench-runtimes: $(VENV)/.dev ## Measure 5 networks in every runtime and precision; needs the extras torch and openvino
 	$(BIN)/python benchmarks/runtimes.py $(BENCH)
+
+bench-volumes: $(VENV)/.dev ## Measure volumes beside MONAI's inferer, and eight scans at once; needs torch, monai, openvino
+	$(BIN)/python benchmarks/volumes.py $(BENCH)
 
 bench-users: $(VENV)/.dev ## Measure 1 to 8 users of three segmentation networks, and whether sharing helps; needs torch
 	$(BIN)/python benchmarks/users.py $(BENCH)

@@ -4,8 +4,10 @@ Lines in and out are JSON. Asked {"do": NAME, …}, it answers with a mapping; w
 """
 
 import json
+import math
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -20,9 +22,10 @@ class AskedProcess:
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
+        self._ended_after_s = 0.0
 
-    def ask(self, what: str, **more: Any) -> dict[str, Any]:
-        """Have it do something and wait.
+    def ask(self, what: str, *, bound_s: float = math.inf, **more: Any) -> dict[str, Any]:
+        """Have it do something and wait; after a bound, the process is ended.
 
         Raises:
             Refused: it could not.
@@ -34,13 +37,31 @@ class AskedProcess:
             self._process.stdin.flush()
         except BrokenPipeError:
             raise Refused("the process ended") from None
-        line = self._process.stdout.readline()
+        line = self._answer(bound_s)
+        if not line and self._ended_after_s:
+            raise Refused(f"not done after {self._ended_after_s:g} s")
         if not line:
             raise Refused(f"the process ended with {self._process.wait()}, perhaps for want of memory")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise Refused(answer["error"])
         return answer
+
+    def _answer(self, bound_s: float) -> str:
+        assert self._process.stdout is not None
+        if math.isinf(bound_s):
+            return self._process.stdout.readline()
+
+        def end() -> None:
+            self._ended_after_s = bound_s
+            self._process.kill()
+
+        alarm = threading.Timer(bound_s, end)
+        alarm.start()
+        try:
+            return self._process.stdout.readline()
+        finally:
+            alarm.cancel()
 
 
 @contextmanager

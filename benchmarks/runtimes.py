@@ -1,11 +1,12 @@
 """Every network in every runtime and precision on this machine: how fast, how much memory, how far from fp32.
 
     python benchmarks/runtimes.py
-    python benchmarks/runtimes.py --networks resnet50 --seconds 10 --rounds 3
+    python benchmarks/runtimes.py --networks resnet50,unet2d
     python benchmarks/runtimes.py --gpu
 
 Each cell of the table is a process of its own. All cells of a network are opened first, then measured in turn, so that
-their ratios are those of neighbours in time. What a cell cannot do stands in its row.
+their ratios are those of neighbours in time. What a cell cannot do stands in its row. A page that was measured in the
+same way keeps the tables of networks that are not measured now.
 """
 
 import argparse
@@ -31,11 +32,13 @@ from isocenter.repository.load import usable_cores
 from isocenter.runtimes.devices import cuda_devices
 from runtime_cells import Cell, measured
 from runtime_files import ANSWERS, INPUTS
-from tables import RESULTS, command_line, cpu_name, rounds, table, write
+from tables import RESULTS, cpu_name, rounds, table, write
 from tables import Cell as TableCell
 
 NETWORKS_SHOWN = ("resnet50", "hrnet-w18", "cbam-resunet", "unet2d", "unet3d")
 STREAMS = (1, 2, 4)
+OPEN_WITHIN_S = 240.0
+"""A compiler may take its time, but not an hour."""
 FRAMEWORKS = ("onnxruntime", "openvino", "torch")
 
 ON_CPU = (
@@ -149,7 +152,7 @@ def _tried(row: Row, doing: Any) -> bool:
 
 def _begin(row: Row, one: AskedProcess, entry: NetworkEntry, folder: Path, plan: Plan) -> None:
     """Open it, compare its answers, and find the batch size at which it is fastest."""
-    opened = one.ask("open", shape=list(entry.small_shape if plan.small else entry.input_shape))
+    opened = one.ask("open", bound_s=OPEN_WITHIN_S, shape=list(entry.small_shape if plan.small else entry.input_shape))
     row.proof, row.opened_s = opened["proof"], opened["opened_s"]
     out = folder / "found.npy"
     one.ask("answers", inputs=str(folder / INPUTS), out=str(out))
@@ -262,7 +265,9 @@ def main() -> None:
         max_batch=given.max_batch or (64 if given.gpu else None),
     )
     slug, described = machine(given.gpu)
-    parts = [f"# Runtimes: {slug}", _explained(described, plan)]
+    page = given.out or RESULTS / f"runtimes-{slug}.md"
+    head = f"# Runtimes: {slug}\n\n{_explained(described, plan)}"
+    sections = _kept(page, head)
     with tempfile.TemporaryDirectory(prefix="isocenter-") as made_in:
         for name in given.networks.split(","):
             entry, folder = NETWORKS[name], Path(made_in) / name
@@ -271,19 +276,38 @@ def main() -> None:
             subprocess.run([*argv, "--items", str(given.items), *(["--small"] if given.small else [])], check=True)
             rows = measure(entry, ON_GPU if given.gpu else ON_CPU, folder, plan)
             shape = " x ".join(map(str, entry.small_shape if given.small else entry.input_shape))
-            parts += [f"## {entry.title}, {shape}", shown(rows, plan)]
-    write(given.out or RESULTS / f"runtimes-{slug}.md", "\n\n".join(parts))
+            sections[f"{entry.title}, {shape}"] = f"{_way(name, plan, gpu=given.gpu)}\n\n{shown(rows, plan)}"
+            # After each network: an hour of measuring is not lost to what goes wrong in its last minute.
+            write(page, "\n\n".join((head, *(f"## {title}\n\n{rows}" for title, rows in sections.items()))))
+
+
+def _kept(page: Path, head: str) -> dict[str, str]:
+    """Tables of a page by their titles, if they were measured in the same way."""
+    if not page.exists():
+        return {}
+    found, *sections = page.read_text(encoding="utf-8").split("\n## ")
+    if found.strip() != head:
+        return {}
+    return {title: rows.strip() for title, _, rows in (section.partition("\n") for section in sections)}
 
 
 def _explained(described: str, plan: Plan) -> str:
     return (
         f"{described}; {plan.threads} threads a session. Random weights, settled. Each row is a process of its own; "
-        f"rows of a table take turns: {rounds(plan.rounds)} of {plan.seconds:g} s, medians. *items/s*: at best; "
-        "*alone*: one item at a time. *peak MB*: the whole process with its framework; on a GPU what its allocator "
-        "reserved. *off fp32*: largest absolute difference from torch eager in fp32, of the largest absolute output; "
-        "*max |dp|*: of a probability. int8 was calibrated with noise, so that its differences say little of a trained "
-        f"model. Repeat: {command_line()}."
+        "rows of a table take turns, figures are medians. *items/s*: at best; *alone*: one item at a time. *peak MB*: "
+        "the whole process with its framework; on a GPU what its allocator reserved. *off fp32*: largest absolute "
+        "difference from torch eager in fp32, of the largest absolute output; *max |dp|*: of a probability. int8 was "
+        "calibrated with noise, so that its differences say little of a trained model. Repeat: `make bench-runtimes`, "
+        "or a table by itself as it says."
     )
+
+
+def _way(network: str, plan: Plan, *, gpu: bool) -> str:
+    """How a table came to be, and how to repeat it."""
+    words = ["python benchmarks/runtimes.py --networks", network, "--gpu" * gpu, "--small" * plan.small]
+    words += [f"--seconds {plan.seconds:g} --rounds {plan.rounds}"]
+    words += [f"--max-batch {plan.max_batch}"] if plan.max_batch and not gpu else []
+    return f"{rounds(plan.rounds)} of {plan.seconds:g} s: `{' '.join(filter(None, words))}`."
 
 
 if __name__ == "__main__":

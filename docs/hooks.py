@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from isocenter import __version__
 from isocenter.api.http.cells_v1_routes import v1_information_routes, v1_segment_routes
 from isocenter.api.http.information import model_routes, probe_routes
+from isocenter.api.http.jobs import job_routes
 from isocenter.api.http.predict import predict_routes
 from isocenter.api.http.problems import HTTP_STATUS
 from isocenter.api.http.reload import reload_routes
@@ -33,20 +34,26 @@ from isocenter.telemetry.metrics import METRICS
 ROOT: Final = Path(__file__).resolve().parent.parent
 
 PYTHON: Final[dict[str, tuple[str, ...]]] = {
-    "core": ("clock", "deadline", "errors", "events", "loop_thread", "precision", "reply", "request", "tensor"),
+    "core": (
+        "clock", "deadline", "errors", "events", "loop_thread", "turns", "precision", "reply", "request", "tensor",
+    ),
     "imaging": (
         "image", "array", "limits", "codecs.raster", "transforms.steps", "transforms.accepts", "transforms.resample",
         "transforms.reference", "transforms.fast", "geometry", "volume",
         "codecs.volume_files", "codecs.volume_parts", "codecs.volume_grid", "codecs.nifti", "codecs.nrrd",
         "codecs.metaimage", "codecs.dicom", "codecs.dicom_values", "codecs.dicom_frames", "codecs.dicom_pixels",
-        "codecs.dicom_series", "transforms.arrays.steps",
+        "codecs.dicom_series", "codecs.slice_track", "codecs.dicom_identifiers", "transforms.arrays.steps",
         "transforms.arrays.pipeline", "transforms.arrays.grid", "transforms.arrays.axes",
         "transforms.arrays.intensity", "transforms.arrays.centres", "transforms.arrays.schemes",
-        "transforms.arrays.channels", "sliding.plan", "sliding.weights", "sliding.merge", "postprocess.activation",
-        "postprocess.objects", "postprocess.flood", "postprocess.contours", "postprocess.quantities", "codecs.geojson",
+        "transforms.arrays.channels", "sliding.plan", "sliding.weights", "sliding.merge", "sliding.labels",
+        "postprocess.activation",
+        "postprocess.objects", "postprocess.components", "postprocess.findings", "codecs.nifti_write",
+        "codecs.dicom_seg", "codecs.montage", "codecs.released", "postprocess.flood", "postprocess.contours",
+        "postprocess.quantities", "codecs.geojson",
         "codecs.coco", "codecs.label_image", "codecs.overlay", "codecs.microscopy", "codecs.ome", "codecs.tiff_pages",
-        "codecs.tiff_samples", "codecs.tiff_labels", "large", "transforms.arrays.streamed", "postprocess.seams",
-        "phantoms",
+        "codecs.tiff_samples", "codecs.tiff_directory", "codecs.tiff_labels", "large",
+        "transforms.arrays.streamed", "transforms.arrays.ahead", "postprocess.seams",
+        "phantoms", "phantoms_3d", "phantom_heads", "phantom_lesions", "phantom_planting",
     ),
     "runtimes": ("base", "registry", "devices", "proof", "beside", "onnxruntime", "openvino", "torch"),
     "measure": ("percentiles", "histogram", "recent", "tally"),
@@ -55,12 +62,14 @@ PYTHON: Final[dict[str, tuple[str, ...]]] = {
         "scheduler", "instance", "instance_group", "warm_up", "memory", "lifecycle", "simulator",
     ),
     "repository": (
-        "manifest", "layout", "golden", "integrity", "accuracy", "comparison", "composite", "sessions", "footprint",
-        "load", "reload", "repository",
+        "manifest", "manifest_problems", "layout", "golden", "integrity", "accuracy", "comparison",
+        "composite", "sessions", "footprint", "load", "reload", "repository",
     ),
     "serving": (
-        "predict", "segment", "segment_large", "cells", "cell_answer", "embedded", "cpu_pool", "health", "stats",
-        "given", "memory_watch", "budget", "arriving", "parameters",
+        "predict", "segment", "volume_memory", "segment_large", "cells", "cell_answer", "scans", "scan_reading",
+        "scan_paths", "scan_answer", "calls", "embedded", "cpu_pool", "health", "stats",
+        "given", "memory_watch", "budget", "arriving", "parameters", "jobs.job", "jobs.store", "jobs.database",
+        "jobs.files", "jobs.jobs", "jobs.runner", "jobs.scan_jobs", "jobs.news", "jobs.room",
     ),
     "client": ("asynchronous", "synchronous", "answers", "patience", "errors"),
 }  # fmt: skip
@@ -301,7 +310,7 @@ def _openapi() -> dict[str, Any]:
     """The description of every route."""
     described = FastAPI(title="Isocenter", version=__version__)
     cells = (segment_routes, v1_segment_routes, v1_information_routes)
-    for routes in (predict_routes, *cells, probe_routes, model_routes, stats_routes, reload_routes):
+    for routes in (predict_routes, *cells, probe_routes, model_routes, stats_routes, reload_routes, job_routes):
         described.include_router(_unbound(routes))
     return described.openapi()
 

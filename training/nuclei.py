@@ -65,7 +65,7 @@ class Threads:
 
 
 def learning_rate(progress: float, peak: float) -> float:
-    """One cycle: rise over the first 5 %, then half a cosine down to nearly nothing."""
+    """One cycle: rise over the first 5 %, then half a cosine down to nearly nothing. `progress` is from 0 to 1."""
     if progress < 0.05:
         return peak * (0.05 + 0.95 * progress / 0.05)
     return peak * max(0.002, 0.5 * (1.0 + math.cos(math.pi * (progress - 0.05) / 0.95)))
@@ -105,7 +105,7 @@ def train(arguments: argparse.Namespace) -> NucleusUNet:
         average.module.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
         step = state["step"]
-    cropper = Cropper(fields, arguments.seed + step)
+    cropper = Cropper(fields, arguments.seed + step, changed=arguments.changed)
     log.info("%d images for training, from step %d", len(fields), step)
     module.train()
     threads = Threads(arguments.threads)
@@ -113,7 +113,8 @@ def train(arguments: argparse.Namespace) -> NucleusUNet:
     while step < arguments.steps:
         threads.step()
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step / arguments.steps, arguments.rate)
+            progress = (step - arguments.cycle_from) / (arguments.steps - arguments.cycle_from)
+            group["lr"] = learning_rate(progress, arguments.rate)
         images, classes, weights = (torch.from_numpy(part) for part in cropper.batch(arguments.batch, arguments.side))
         logits = module(images.contiguous(memory_format=torch.channels_last))
         loss = loss_of(logits, classes, weights)
@@ -156,6 +157,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="where a run goes on from")
     parser.add_argument("--seed", type=int, default=18)
     parser.add_argument("--steps", type=int, default=7000)
+    parser.add_argument(
+        "--cycle-from", type=int, default=0, metavar="STEP", help="where the cycle of the learning rate began"
+    )
+    parser.add_argument(
+        "--changed", type=float, default=1.0, metavar="SHARE", help="how often crops are augmented, of the usual"
+    )
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--side", type=int, default=160, help="side of a crop in px, a multiple of 16")
     parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")

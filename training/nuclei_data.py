@@ -80,9 +80,12 @@ def classes_of(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     sizes = np.bincount(labels.ravel()).astype(np.float32)
     # A small nucleus counts as one object too, and has few pixels to say so.
     by_size = np.clip(np.sqrt(250.0 / np.maximum(sizes, 1.0)), 0.7, 2.2)
-    by_size[0] = 1.0
+    by_size[0] = 0.0
     weights = by_size[labels]
     weights[classes == 2] *= 1.4
+    # Both sides of an outline weigh the same: if not, it moves to where less is to be lost.
+    around = cv2.dilate(weights, np.ones((5, 5), np.uint8))
+    weights[~nucleus] = np.where(around > 0, around, np.float32(1))[~nucleus]
     weights[_two_within(labels, 7)] *= 2.5
     return classes, weights.astype(np.float32)
 
@@ -98,7 +101,9 @@ def _two_within(labels: np.ndarray, side_px: int) -> np.ndarray:
 class Cropper:
     """Draw crops: image float32 [3, S, S] in 0..1, class numbers int64 [S, S], weights float32 [S, S]."""
 
-    def __init__(self, fields: list[Field], seed: int) -> None:
+    def __init__(self, fields: list[Field], seed: int, *, changed: float = 1.0) -> None:
+        """`changed` is how often a crop is changed otherwise than by quarter turns and mirrors, as a share of usual."""
+        self._changed = changed
         self._rng = np.random.default_rng(seed)
         self._by_kind = {kind: [field for field in fields if field.kind == kind] for kind in SHARES}
         kinds = [kind for kind in SHARES if self._by_kind[kind]]
@@ -121,7 +126,7 @@ class Cropper:
         pixels, labels = self._moved(field, side_px)
         low, high = field.window
         reach = high - low
-        if rng.random() < 0.4:
+        if self._now(0.4):
             low += reach * rng.uniform(-0.03, 0.03)
             high = low + reach * math.exp(rng.uniform(-0.2, 0.2))
         image = self._coloured(windowed(pixels, low, high), kind)
@@ -129,11 +134,14 @@ class Cropper:
         classes, weights = classes_of(labels)
         return np.ascontiguousarray(image.transpose(2, 0, 1)), classes, weights
 
+    def _now(self, odds: float) -> bool:
+        return bool(self._rng.random() < odds * self._changed)
+
     def _moved(self, field: Field, side_px: int) -> tuple[np.ndarray, np.ndarray]:
         rng = self._rng
-        scale = math.exp(rng.uniform(math.log(0.65), math.log(1.55))) if rng.random() < 0.5 else 1.0
-        aspect = math.exp(rng.uniform(-0.12, 0.12)) if rng.random() < 0.3 else 1.0
-        turn = rng.uniform(0.0, 2.0 * math.pi) if rng.random() < 0.35 else 0.5 * math.pi * int(rng.integers(4))
+        scale = math.exp(rng.uniform(math.log(0.65), math.log(1.55))) if self._now(0.5) else 1.0
+        aspect = math.exp(rng.uniform(-0.12, 0.12)) if self._now(0.3) else 1.0
+        turn = rng.uniform(0.0, 2.0 * math.pi) if self._now(0.35) else 0.5 * math.pi * int(rng.integers(4))
         mirror = -1.0 if rng.random() < 0.5 else 1.0
         height_px, width_px = field.labels.shape
         reach_px = 0.5 * side_px / scale
@@ -164,29 +172,29 @@ class Cropper:
 
     def _coloured(self, image: np.ndarray, kind: Kind) -> np.ndarray:
         rng = self._rng
-        if rng.random() < 0.35:
+        if self._now(0.35):
             image = image ** np.float32(math.exp(rng.uniform(-0.4, 0.4)))
         if kind == "colour":
-            if rng.random() < 0.6:
+            if self._now(0.6):
                 mixing = np.eye(3) + rng.uniform(-0.12, 0.12, (3, 3))
                 image = image @ mixing.astype(np.float32).T + rng.uniform(-0.06, 0.06, 3).astype(np.float32)
-            if rng.random() < 0.15:
+            if self._now(0.15):
                 image = np.repeat(image @ rng.dirichlet((4, 4, 4)).astype(np.float32)[:, np.newaxis], 3, axis=2)
-            if rng.random() < 0.06:
+            if self._now(0.06):
                 image = 1.0 - image
         else:
-            if rng.random() < 0.05:
+            if self._now(0.05):
                 image = 1.0 - image
-            if rng.random() < 0.08:
+            if self._now(0.08):
                 tint = rng.uniform(0.0, 1.0, 3)
                 image = image * (tint / tint.max()).astype(np.float32)
         return image
 
     def _degraded(self, image: np.ndarray) -> np.ndarray:
         rng = self._rng
-        if rng.random() < 0.12:
+        if self._now(0.12):
             image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.1))
-        if rng.random() < 0.25:
+        if self._now(0.25):
             size = image.shape if rng.random() < 0.5 else (*image.shape[:2], 1)
             image = image + rng.standard_normal(size, dtype=np.float32) * np.float32(rng.uniform(0.0, 0.04))
         return np.asarray(np.clip(image, 0.0, 1.0).astype(np.float32))

@@ -7,10 +7,8 @@ takes requests, decodes, and asks the engines.
 import asyncio
 import contextlib
 import logging
-import os
-import signal
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,22 +23,29 @@ from isocenter.api.listener import address, bound
 from isocenter.core.clock import Clock, SystemClock
 from isocenter.core.errors import BadSettings
 from isocenter.core.events import Observer
-from isocenter.imaging.limits import ImageLimits
-from isocenter.process import settle_process, tune_process
+from isocenter.imaging.limits import ImageLimits, VolumeLimits
+from isocenter.process import settle_process, signals, tune_process
 from isocenter.repository.layout import ModelFolder, scan
 from isocenter.repository.load import ServedModel, load
 from isocenter.repository.reload import Reloader
 from isocenter.repository.repository import Repository
 from isocenter.repository.sessions import niceness, usable_cores
+from isocenter.runtimes.registry import AUTO
 from isocenter.serving.budget import FORM_OVERHEAD_BYTES, ByteBudget
 from isocenter.serving.cells import SegmentImage
 from isocenter.serving.cpu_pool import CpuPool
 from isocenter.serving.health import Door, HealthCheck
+from isocenter.serving.jobs.jobs import FILE_NAME, Jobs
+from isocenter.serving.jobs.scan_jobs import ScanJobs
+from isocenter.serving.jobs.store import JobStore
 from isocenter.serving.memory_watch import MemoryWatch, Watched
 from isocenter.serving.predict import Predict
 from isocenter.serving.reloading import LocalReload, Reloading
+from isocenter.serving.scan_paths import ScanRoots
+from isocenter.serving.scans import SegmentScan
 from isocenter.serving.segment import Segment
 from isocenter.serving.stats import LocalStats, StatsSource
+from isocenter.serving.volume_memory import VolumeMemory
 from isocenter.settings import Settings
 from isocenter.telemetry.gauges import engine_gauges, front_gauges
 from isocenter.telemetry.live_stats import LiveStats
@@ -79,10 +84,13 @@ class Front:
     predict: Predict
     segment: Segment
     cells: SegmentImage
+    scans: SegmentScan
     health: HealthCheck
     door: Door
     pool: CpuPool
     bodies: ByteBudget
+    jobs: Jobs | None
+    """None: there is no folder for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,7 @@ class Composition:
     predict: Predict
     segment: Segment
     cells: SegmentImage
+    scans: SegmentScan
     health: HealthCheck
     door: Door
     metrics: Metrics
@@ -152,6 +161,7 @@ async def open_service(
             front.predict,
             front.segment,
             front.cells,
+            front.scans,
             front.health,
             door,
             room.metrics,
@@ -196,7 +206,12 @@ async def open_engine_room(
 
     async def ready(folder: ModelFolder, *, alone: bool, weights: Iterable[float]) -> ServedModel:
         nice = niceness(folder.manifest.instances.weight, weights)
-        return dress(await load(folder, clock=clock, observer=told, nice=nice, measure_memory=alone))
+        served = await load(folder, clock=clock, observer=told, nice=nice, measure_memory=alone)
+        manifest = served.manifest
+        if manifest.runtime.kind == AUTO:
+            chosen = {"model": served.name, "version": served.version, "kind": manifest.runtime_kind}
+            logger.info("runtime_chosen", extra=chosen)
+        return dress(served)
 
     async def ready_again(folder: ModelFolder) -> ServedModel:
         own = (folder.manifest.name, folder.manifest.version)
@@ -242,16 +257,28 @@ async def open_front(
     limits = ImageLimits(max_bytes=settings.limits.max_bytes, max_pixels=settings.limits.max_pixels)
     bodies = ByteBudget(max(settings.limits.max_inflight_bytes // share, limits.max_bytes + FORM_OVERHEAD_BYTES))
     threads, here_max_pixels = _decoding(settings)
-    async with CpuPool(threads=threads, max_waiting=settings.decode.max_waiting, clock=clock) as pool:
+    async with (
+        CpuPool(threads=threads, max_waiting=settings.decode.max_waiting, clock=clock) as pool,
+        AsyncExitStack() as stack,
+    ):
         predict = Predict(
             repository, pool, limits=limits, clock=clock, observer=observer, decode_here_max_pixels=here_max_pixels
         )
-        segment = Segment(repository, pool, clock=clock, observer=observer)
+        volumes = VolumeMemory(settings.limits.max_volume_bytes // share, clock=clock)
+        segment = Segment(repository, pool, clock=clock, observer=observer, memory=volumes)
         cells = SegmentImage(repository, pool, segment, limits=limits, clock=clock, observer=observer)
+        of_scans = VolumeLimits(**settings.scans.model_dump(exclude={"roots"}))
+        roots = ScanRoots(settings.scans.roots, limits=of_scans)
+        scans = SegmentScan(repository, pool, segment, roots=roots, limits=of_scans, clock=clock, observer=observer)
         health = HealthCheck(repository, door, clock)
+        jobs = _jobs(settings, scans, door, clock=clock, observer=observer, logger=logger)
+        if jobs is not None:
+            await stack.enter_async_context(jobs)
         http = build_http(
             predict=predict,
             cells=cells,
+            scans=scans,
+            jobs=jobs,
             repository=repository,
             health=health,
             door=door,
@@ -260,13 +287,35 @@ async def open_front(
             reloads=reloads,
             reload_from=settings.http.reload_from,
             limits=limits,
+            max_scan_bytes=min(of_scans.max_bytes, bodies.limit_bytes - FORM_OVERHEAD_BYTES),
             clock=clock,
             observer=observer,
             logger=logger,
             bodies=bodies,
             max_connections=max(1, settings.http.max_connections // share),
         )
-        yield Front(http, predict, segment, cells, health, door, pool, bodies)
+        yield Front(http, predict, segment, cells, scans, health, door, pool, bodies, jobs)
+
+
+def _jobs(
+    settings: Settings, scans: SegmentScan, door: Door, *, clock: Clock, observer: Observer, logger: logging.Logger
+) -> Jobs | None:
+    """What keeps and runs jobs. Of several front ends, the first that locks the folder runs them."""
+    given = settings.jobs
+    if given.folder is None:
+        return None
+    store = JobStore(given.folder / FILE_NAME, max_queued=given.max_queued, max_disk_bytes=given.max_disk_bytes)
+    return Jobs(
+        store,
+        lambda jobs: ScanJobs(scans, jobs.on_thread),
+        clock=clock,
+        observer=observer,
+        logger=logger,
+        at_once=given.at_once,
+        retention_s=given.retention_s,
+        shared=settings.frontends > 0,
+        may_begin=lambda: door.is_open,
+    )
 
 
 def _decoding(settings: Settings) -> tuple[int, int]:
@@ -293,7 +342,7 @@ async def serve(settings: Settings, *, announce: Callable[[str, int], None] = la
         async with open_service(settings, logger=logger) as service:
             stop = asyncio.Event()
             reloading = Reloading(service.reloader, logger)
-            with _signals(stop, reloading.begin, logger):
+            with signals(stop, reloading.begin, logger):
                 server = http_server(service.http, settings)
                 running = asyncio.create_task(server.serve(sockets=[listener]), name="http")
                 await server.listening.wait()
@@ -329,28 +378,6 @@ async def drain(door: Door, settings: Settings) -> tuple[int, float]:
     return door.inside, round(asyncio.get_running_loop().time() - started_s, 3)
 
 
-@contextmanager
-def _signals(stop: asyncio.Event, reload: Callable[[], None], logger: logging.Logger) -> Iterator[None]:
-    """The first SIGTERM or SIGINT drains, the second ends the process at once. SIGHUP reloads."""
-    loop = asyncio.get_running_loop()
-
-    def caught(number: signal.Signals) -> None:
-        if stop.is_set():
-            logger.warning("forced", extra={"signal": number.name})
-            os._exit(1)
-        logger.info("stopping", extra={"signal": number.name})
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, caught, number)
-    loop.add_signal_handler(signal.SIGHUP, reload)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.remove_signal_handler(number)
-
-
 async def _retire_all(repository: Repository, bound_s: Bound) -> None:
     """Finish what is in, then stop the engines, the last one first."""
     for model in reversed(list(repository)):
@@ -374,6 +401,8 @@ def _gauges(room: EngineRoom, front: Front) -> tuple[LiveGauge, ...]:
             decoding=lambda: front.pool.waiting,
             inside=lambda: front.door.inside,
             body_bytes=lambda: front.bodies.in_use_bytes,
+            jobs_queued=lambda: front.jobs.queued if front.jobs else 0,
+            jobs_running=lambda: front.jobs.running if front.jobs else 0,
             ready=front.health.ready,
         ),
     )

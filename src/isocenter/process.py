@@ -1,12 +1,20 @@
 """Process-wide choices that libraries leave to the program that is all ours."""
 
+import asyncio
 import contextlib
 import ctypes
 import gc
+import logging
+import os
 import resource
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import cv2
+
+from isocenter.core.turns import ask_for_short_turns
 
 _OTHER_FILES = 256
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -20,6 +28,7 @@ def tune_process(max_connections: int = 0) -> None:
     faults) than decoding does. There shall be files for all connections, as far as the system allows.
     """
     cv2.setNumThreads(1)
+    ask_for_short_turns()
     sys.setswitchinterval(0.001)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = max_connections + _OTHER_FILES
@@ -39,3 +48,25 @@ def settle_process() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@contextmanager
+def signals(stop: asyncio.Event, reload: Callable[[], None], logger: logging.Logger) -> Iterator[None]:
+    """The first SIGTERM or SIGINT drains, the second ends the process at once. SIGHUP reloads."""
+    loop = asyncio.get_running_loop()
+
+    def caught(number: signal.Signals) -> None:
+        if stop.is_set():
+            logger.warning("forced", extra={"signal": number.name})
+            os._exit(1)
+        logger.info("stopping", extra={"signal": number.name})
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, caught, number)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(number)

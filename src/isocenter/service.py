@@ -3,9 +3,8 @@
 import asyncio
 import contextlib
 import os
-import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
@@ -13,31 +12,35 @@ from typing import Any, Self, TypeVar, Unpack
 
 from isocenter.app import Composition, open_service
 from isocenter.core.errors import (
-    Abandoned,
     BadRequest,
     BadSettings,
-    Draining,
     IsocenterError,
     without_frames,
 )
-from isocenter.core.events import Answered
 from isocenter.core.loop_thread import LoopThread
 from isocenter.imaging.codecs.microscopy import PixelsAsked
+from isocenter.imaging.codecs.volume_files import Pick
 from isocenter.imaging.volume import Volume
+from isocenter.serving.calls import Call, one_call
 from isocenter.serving.cell_answer import CellAnswer
 from isocenter.serving.cells import CellsAsked
 from isocenter.serving.embedded import (
     Answer,
     Asked,
     AskedOfCells,
+    AskedOfScan,
     AskedOfVolume,
     ModelInfo,
     at_least,
     check_threshold,
     deadline_of,
+    info_of,
 )
 from isocenter.serving.given import Image, bytes_or_pixels
 from isocenter.serving.predict import Prediction
+from isocenter.serving.scan_answer import ScanAnswer, ScanFormat
+from isocenter.serving.scan_reading import OwnScanOrChannels
+from isocenter.serving.scans import Progress, ScanAsked
 from isocenter.serving.segment import Segmentation
 from isocenter.serving.stats import ModelStats
 from isocenter.settings import load_settings
@@ -121,37 +124,23 @@ class Service:
             ModelFault: the model failed.
         """
         here = self._opened()
-        started_s = here.clock.now_s()
-        if not here.door.is_open:
-            raise Draining("the service is closed")
-        here.door.enter()
-        try:
+        async with self._call("predict", model, version) as call:
             check_threshold(threshold)
-            deadline = deadline_of(timeout, started_s) or here.predict.default_deadline(
-                model, version, arrived_s=started_s
+            deadline = deadline_of(timeout, call.started_s) or here.predict.default_deadline(
+                model, version, arrived_s=call.started_s
             )
             served = here.repository.resolve(model, version, task="classification")
             names = {str(label): label for label in served.manifest.output.labels}
             given = await bytes_or_pixels(image, self._settings.limits.max_bytes)
             received_s = here.clock.now_s()
-            request_id = uuid.uuid4().hex
             found = await here.predict(
-                given, request_id=request_id, model=model, version=version, deadline=deadline, priority=priority
+                given, request_id=call.request_id, model=model, version=version, deadline=deadline, priority=priority
             )
-        except IsocenterError as error:
-            self._count(here, model, version, error.code, started_s)
-            raise
-        except asyncio.CancelledError:
-            self._count(here, model, version, Abandoned.code, started_s)
-            raise
-        finally:
-            here.door.leave()
-        total_s = here.clock.now_s() - started_s
         parts = {field.name: getattr(found, field.name) for field in fields(Prediction)}
-        parts["stages_s"] = {"receive": received_s - started_s, **found.stages_s}
-        here.observer.observe(Answered("predict", found.model, found.version, "ok", total_s, parts["stages_s"]))
+        parts["stages_s"] = {"receive": received_s - call.started_s, **found.stages_s}
+        total_s = call.answered(found.model, found.version, parts["stages_s"])
         labels = None if threshold is None else [names.get(key, key) for key in at_least(found, threshold)]
-        return Answer(**parts, request_id=request_id, total_s=total_s, labels=labels)
+        return Answer(**parts, request_id=call.request_id, total_s=total_s, labels=labels)
 
     async def infer_many(
         self, images: Iterable[Image], *, at_once: int = AT_ONCE, **asked: Unpack[Asked]
@@ -204,31 +193,59 @@ class Service:
             ModelFault: the model failed.
         """
         here = self._opened()
-        started_s = here.clock.now_s()
-        if not here.door.is_open:
-            raise Draining("the service is closed")
-        here.door.enter()
-        try:
+        async with self._call("segment", model, version) as call:
             found = await here.segment(
                 volume,
-                request_id=uuid.uuid4().hex,
+                request_id=call.request_id,
                 model=model,
                 version=version,
-                deadline=deadline_of(timeout, started_s),
+                deadline=deadline_of(timeout, call.started_s),
                 priority=priority,
                 probabilities=probabilities,
             )
-        except IsocenterError as error:
-            self._count(here, model, version, error.code, started_s, use_case="segment")
-            raise
-        except asyncio.CancelledError:
-            self._count(here, model, version, Abandoned.code, started_s, use_case="segment")
-            raise
-        finally:
-            here.door.leave()
-        total_s = here.clock.now_s() - started_s
-        here.observer.observe(Answered("segment", found.model, found.version, "ok", total_s, found.stages_s))
+        call.answered(found.model, found.version, found.stages_s)
         return found
+
+    async def segment_scan(
+        self,
+        source: OwnScanOrChannels,
+        *,
+        model: str | None = None,
+        version: int | None = None,
+        formats: Sequence[ScanFormat] = ("json",),
+        series: int | None = None,
+        volume: int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - a deadline for the whole service, not for this coroutine
+        priority: int = 0,
+        progress: Progress | None = None,
+    ) -> ScanAnswer:
+        """Find what a model of volumes looks for in one scan: findings and a checked mask on the scan's own grid.
+
+        Cancelling the call abandons it. What is not told here is as for `infer`.
+
+        Args:
+            source: A path of a file or folder, several paths, the bytes of a file; or a mapping of these by channel.
+            model: May be left out if one model segments volumes, or `default_model` does.
+            version: The highest if left out.
+            formats: What is written: json, nifti, dicom-seg, montage, probabilities; `answer.parts` holds the files.
+            series: Which one of several, from 1.
+            volume: Which one of several in a series or file, from 0.
+            timeout: Seconds until the answer is of no use any more.
+            priority: Smaller is sooner.
+            progress: Is told the stage and its share that is done, on the event loop.
+
+        Raises:
+            BadInput: the scan, or what is asked of it, cannot be answered.
+            Refused: not now, or not in the time that is given.
+            DeadlineExceeded: too late.
+            ModelFault: the model failed.
+        """
+        here = self._opened()
+        async with self._call("scan", model, version) as call:
+            pick, deadline = Pick(series=series, volume=volume), deadline_of(timeout, call.started_s)
+            asked = ScanAsked(model=model, version=version, pick=pick, formats=tuple(formats), priority=priority)
+            found = await here.scans(source, asked, request_id=call.request_id, deadline=deadline, progress=progress)
+        return replace(found, total_s=call.answered(found.model, found.version, found.stages_s))
 
     async def segment_image(
         self,
@@ -265,30 +282,18 @@ class Service:
             ModelFault: the model failed.
         """
         here = self._opened()
-        started_s = here.clock.now_s()
-        if not here.door.is_open:
-            raise Draining("the service is closed")
-        here.door.enter()
-        try:
+        async with self._call("segment", model, version) as call:
             pixels = PixelsAsked(channel=channel, page=page)
             asked = CellsAsked(
                 model=model, version=version, threshold=threshold, detect_holes=detect_holes, pixels=pixels
             )
             limit = self._settings.limits.max_bytes
             given = image if isinstance(image, Volume) else await bytes_or_pixels(image, limit)
-            received_s, request_id = here.clock.now_s(), uuid.uuid4().hex
-            deadline = deadline_of(timeout, started_s)
-            found = await here.cells(given, asked, request_id=request_id, deadline=deadline, priority=priority)
-        except (IsocenterError, asyncio.CancelledError) as error:
-            code = error.code if isinstance(error, IsocenterError) else Abandoned.code
-            self._count(here, model, version, code, started_s, use_case="segment")
-            raise
-        finally:
-            here.door.leave()
-        stages_s = {"receive": received_s - started_s, **found.stages_s}
-        total_s = here.clock.now_s() - started_s
-        here.observer.observe(Answered("segment", found.model, found.version, "ok", total_s, stages_s))
-        return replace(found, stages_s=stages_s, request_id=request_id, total_s=total_s)
+            received_s, deadline = here.clock.now_s(), deadline_of(timeout, call.started_s)
+            found = await here.cells(given, asked, request_id=call.request_id, deadline=deadline, priority=priority)
+        stages_s = {"receive": received_s - call.started_s, **found.stages_s}
+        total_s = call.answered(found.model, found.version, stages_s)
+        return replace(found, stages_s=stages_s, request_id=call.request_id, total_s=total_s)
 
     async def get_metrics(self) -> dict[str, dict[str, Any]]:
         """How each model did in the last minute, by name: `stats` of the version that answers, as plain data."""
@@ -305,17 +310,7 @@ class Service:
 
     def models(self) -> list[ModelInfo]:
         """Every served version."""
-        return [
-            ModelInfo(
-                name=each.name,
-                version=each.version,
-                title=each.manifest.title,
-                task=each.manifest.task,
-                state=each.engine.state.value,
-                labels=list(each.manifest.output.labels),
-            )
-            for each in self._opened().repository
-        ]
+        return [info_of(each) for each in self._opened().repository]
 
     def _opened(self) -> Composition:
         if self._here is None or asyncio.get_running_loop() is not self._loop:
@@ -324,18 +319,15 @@ class Service:
             )
         return self._here
 
-    @staticmethod
-    def _count(
-        here: Composition,
-        model: str | None,
-        version: int | None,
-        code: str,
-        started_s: float,
-        *,
-        use_case: str = "predict",
-    ) -> None:
-        meant = here.predict.meant_by(model, version)
-        here.observer.observe(Answered(use_case, *meant, code, here.clock.now_s() - started_s, {}))
+    def _call(self, use_case: str, model: str | None, version: int | None) -> AbstractAsyncContextManager[Call]:
+        here = self._opened()
+        return one_call(
+            use_case,
+            door=here.door,
+            clock=here.clock,
+            observer=here.observer,
+            meant=lambda: here.predict.meant_by(model, version),
+        )
 
 
 class SyncService:
@@ -382,6 +374,10 @@ class SyncService:
     def segment(self, volume: Volume, **asked: Unpack[AskedOfVolume]) -> Segmentation:
         """Segment one volume or picture; see `Service.segment`."""
         return self._thread.call(self._service.segment(volume, **asked))
+
+    def segment_scan(self, source: OwnScanOrChannels, **asked: Unpack[AskedOfScan]) -> ScanAnswer:
+        """Find what a model of volumes looks for in one scan; see `Service.segment_scan`."""
+        return self._thread.call(self._service.segment_scan(source, **asked))
 
     def segment_image(self, image: Image | Volume, **asked: Unpack[AskedOfCells]) -> CellAnswer:
         """Find the objects in one image of cells; see `Service.segment_image`."""

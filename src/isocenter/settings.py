@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from isocenter.core.errors import BadSettings
 from isocenter.serving.budget import FORM_OVERHEAD_BYTES
@@ -45,9 +45,35 @@ class LimitSettings(Group):
     """Largest request body."""
     max_pixels: Annotated[int, Field(ge=1)] = 64_000_000
     """Largest image, in pixels, as its header announces it."""
+    max_volume_bytes: Annotated[int, Field(ge=1)] = 4 * 2**30
+    """Bytes that all volumes in progress may hold at their peaks, as predicted before each is started. One that is over
+    it alone is refused with `volume_too_large`, one that is too many with `overloaded`. With several front ends, each
+    has its share."""
     max_inflight_bytes: Annotated[int, Field(ge=1)] = 512 * 2**20
     """Bytes of all request bodies that are held at a time; over it, requests are shed with `overloaded` before they are
     read. With several front ends, each has its share."""
+
+
+def _folders(given: object) -> object:
+    """A list of folders, or one text with the system's separator between them, as PATH."""
+    return tuple(folder for folder in given.split(os.pathsep) if folder) if isinstance(given, str) else given
+
+
+class ScanSettings(Group):
+    """What a scan may be, and where callers may name one on the server's own disk."""
+
+    roots: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_folders)] = ()
+    """Folders below which `scan_path` may lead, with `:` between them. Links are followed first, and have to lead below
+    one of them. None: `scan_path` is refused. Whoever reaches the server can have every scan below them answered."""
+    max_bytes: Annotated[int, Field(ge=1)] = 400 * 2**20
+    """Of one scan, all its files together, sent or on the disk. What is sent counts in `LIMITS__MAX_INFLIGHT_BYTES`
+    too, and may not be more than that."""
+    max_unpacked_bytes: Annotated[int, Field(ge=1)] = 2 * 2**30
+    """Of all entries of an archive together, or of a compressed file."""
+    max_files: Annotated[int, Field(ge=1, le=5_000)] = 5_000
+    """In a folder, an archive or a form."""
+    max_voxels: Annotated[int, Field(ge=1)] = 256_000_000
+    """Of one volume, as its header announces it."""
 
 
 class DecodeSettings(Group):
@@ -68,6 +94,21 @@ class LinkSettings(Group):
     arena_mib: Annotated[int, Field(ge=1, le=1_048_576)] = 512
     """Shared memory of each front end for pixels on their way to the models, at most; used as needed. When it is full,
     requests are shed with `overloaded`."""
+
+
+class JobSettings(Group):
+    """Work that is put in now and fetched later."""
+
+    folder: Annotated[Path | None, BeforeValidator(lambda given: given or None)] = None
+    """Where jobs, what was sent for them and their results are kept; jobs are off without it. On a local disk."""
+    retention_s: Annotated[float, Field(gt=0)] = 7 * 86_400.0
+    """How long a job and its results are kept after it has ended; then they are deleted."""
+    at_once: Annotated[int, Field(ge=1, le=64)] = 1
+    """Jobs that run at a time."""
+    max_queued: Annotated[int, Field(ge=1)] = 10_000
+    """Jobs that may wait; on more, new ones are told `overloaded`."""
+    max_disk_bytes: Annotated[int, Field(ge=1)] = 32 * 2**30
+    """What was sent and the results may take together; over it, new jobs are told `overloaded`."""
 
 
 class DrainSettings(Group):
@@ -100,8 +141,10 @@ class Settings(BaseSettings):
     """Least level of a log line."""
     http: HttpSettings = HttpSettings()
     limits: LimitSettings = LimitSettings()
+    scans: ScanSettings = ScanSettings()
     decode: DecodeSettings = DecodeSettings()
     link: LinkSettings = LinkSettings()
+    jobs: JobSettings = JobSettings()
     drain: DrainSettings = DrainSettings()
 
 

@@ -228,7 +228,7 @@ async def test_a_threshold_out_of_range_is_told_the_range(client: httpx.AsyncCli
 async def test_a_model_of_volumes_says_so_in_words(client: httpx.AsyncClient) -> None:
     error = (await client.post("/segment?model=brains", content=PNG)).json()["error"]
 
-    assert error["message"] == "brains 1 segments volumes (volume3d); this is the place for images (image2d)"
+    assert error["message"] == "brains 1 segments volumes (volume3d); this is a picture (png)"
 
 
 async def test_a_body_that_never_ends_is_given_up_at_the_deadline(client: httpx.AsyncClient) -> None:

@@ -204,7 +204,8 @@ async def test_the_schema_describes_every_route(client: httpx.AsyncClient) -> No
         schema["paths"]
     )
     predict = schema["paths"]["/predict"]["post"]
-    assert set(predict["requestBody"]["content"]) == {"multipart/form-data", "application/octet-stream"}
+    kinds = {"multipart/form-data", "application/octet-stream", "application/json"}
+    assert set(predict["requestBody"]["content"]) == kinds
     assert "422" in predict["responses"]
 
 

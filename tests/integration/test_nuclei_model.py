@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ from isocenter.core.tensor import Array
 from isocenter.imaging.postprocess.objects import objects_of
 from isocenter.imaging.volume import COLOURS, Volume
 from isocenter.repository.layout import find
-from nuclei_data import part_of, read_fields
+from nuclei_data import WINDOW_PERCENTILES, Field, part_of, read_fields, windowed
 from nuclei_drawn import drawn_field
 from nuclei_metrics import Quality, quality_of, summary_of
 
@@ -30,6 +31,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SyncService]:
     (alone / NAME).symlink_to(MODELS / NAME)
     with SyncService(alone) as service:
         yield service
+
+
+@pytest.fixture(scope="module")
+def parts() -> dict[str, list[Field]]:
+    if not IMAGES.is_dir():
+        pytest.skip("no nuclei_dsb2018 in the directory that TEST_DATA_DIR names")
+    return read_fields(IMAGES)
 
 
 def objects(service: SyncService, pixels: Array) -> Array:
@@ -63,6 +71,40 @@ def test_twelve_bits_in_sixteen_give_the_objects_of_their_eight_bit_picture(serv
     assert quality_of(objects(service, pixels), objects(service, picture)).object_f1 >= 0.95
 
 
+def as_twelve_bits(pixels: Array, seed: int) -> Array:
+    """A field of 8 bits as a camera of 12 might have taken it: its steps smoothed away, then shot noise; uint16.
+
+    No file of the set has more than 8 bits.
+    """
+    light: Array = cv2.GaussianBlur(pixels.astype(np.float32), (0, 0), 0.8)
+    low, high = light.min(), light.max()
+    seen: Array = 180.0 + 3400.0 * (light - low) / (high - low)
+    seen += np.sqrt(seen) * np.random.default_rng(seed).standard_normal(seen.shape, dtype=np.float32)
+    return np.asarray(np.clip(np.rint(seen), 0, 4095).astype(np.uint16))
+
+
+def as_png(pixels: Array) -> bytes:
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+@pytest.mark.slow
+def test_real_fields_of_twelve_bits_give_the_objects_of_their_eight_bit_pictures(
+    service: SyncService, parts: dict[str, list[Field]]
+) -> None:
+    dark = [field for field in parts["calibration"] if field.kind == "gray-dark"]
+    found, objects_seen = {}, 0
+    for seed, field in enumerate(dark[:8]):
+        pixels = as_twelve_bits(field.pixels[..., 0], seed)
+        low, high = np.percentile(pixels, WINDOW_PERCENTILES)
+        picture = np.rint(255 * windowed(pixels, float(low), float(high))).astype(np.uint8)
+        deep, shallow = (service.segment_image(as_png(each), timeout=60) for each in (pixels, picture))
+        found[field.name] = round(quality_of(deep.labels.labels, shallow.labels.labels).object_f1, 3)
+        objects_seen += deep.count
+
+    assert objects_seen > 200
+    assert min(found.values()) >= 0.95, found
+
+
 def test_the_split_is_by_the_bytes_of_a_file() -> None:
     parts = [part_of(f"image {number}".encode()) for number in range(2000)]
 
@@ -72,11 +114,9 @@ def test_the_split_is_by_the_bytes_of_a_file() -> None:
 
 
 @pytest.fixture(scope="module")
-def held_out(service: SyncService) -> dict[str, list[Quality]]:
-    if not IMAGES.is_dir():
-        pytest.skip("no nuclei_dsb2018 in the directory that TEST_DATA_DIR names")
+def held_out(service: SyncService, parts: dict[str, list[Field]]) -> dict[str, list[Quality]]:
     found: defaultdict[str, list[Quality]] = defaultdict(list)
-    for field in read_fields(IMAGES)["held-out"]:
+    for field in parts["held-out"]:
         found[field.kind].append(quality_of(objects(service, field.pixels), field.labels))
     return found
 
@@ -84,7 +124,7 @@ def held_out(service: SyncService) -> dict[str, list[Quality]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "images", "iou", "f1"),
-    [("gray-dark", 60, 0.86, 0.885), ("colour", 14, 0.73, 0.60)],
+    [("gray-dark", 60, 0.865, 0.895), ("colour", 14, 0.73, 0.60)],
     ids=["dark fluorescence", "stained"],
 )
 def test_nuclei_of_held_out_images_are_found_as_promised(

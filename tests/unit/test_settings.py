@@ -1,5 +1,7 @@
 """Settings are read once, and a typo is an error."""
 
+from pathlib import Path
+
 import pytest
 
 from isocenter.core.errors import BadSettings
@@ -52,3 +54,10 @@ def test_every_variable_is_listed_once() -> None:
 
     assert len(set(names)) == len(names)
     assert "ISOCENTER_DRAIN__LINGER_S" in names
+
+
+def test_roots_of_scans_are_separated_like_a_search_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().scans.roots == ()
+    monkeypatch.setenv("ISOCENTER_SCANS__ROOTS", "/scans/a:/scans/b")
+    assert load_settings().scans.roots == (Path("/scans/a"), Path("/scans/b"))
+    assert load_settings(scans={"roots": ["/scans/c"]}).scans.roots == (Path("/scans/c"),)

@@ -19,7 +19,7 @@ def inspect(
         Path,
         typer.Argument(
             metavar="FILE|FOLDER",
-            help="An ONNX or TorchScript file, a model folder (models/x/1), or a scan: DICOM folder, NIfTI file.",
+            help="An ONNX or TorchScript file, a model folder (models/x/1), or a scan: DICOM folder, NIfTI file, zip.",
         ),
     ],
     size: Annotated[
@@ -29,6 +29,14 @@ def inspect(
         str | None,
         typer.Option("--input", metavar="SPEC", help="TorchScript: what it takes, 'image: float32[3, 224, 224]'."),
     ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option("--picture", metavar="PNG", help="Of a scan: draw its volumes, and where their slices lie."),
+    ] = None,
+    show_identifiers: Annotated[
+        bool,
+        typer.Option("--show-identifiers", help="Of a scan: print names, numbers and dates of its DICOM headers."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what is in a model file: tensors, operators, weights, and what one item costs on paper. Or in a scan.
@@ -36,13 +44,16 @@ def inspect(
     Multiply-adds are those of convolutions, matrix products and recurrent cells; FLOPs are twice that. The memory of
     one item is the largest sum of values that are needed at one time. Nothing is measured: `isocenter check` does that.
 
-    Of a scan: its series and volumes, their grids, and what would be refused, and why. Nobody's name is shown.
+    Of a scan: its series and volumes, their grids, where slices lie (gaps, doubled ones, tilt), how pixels are encoded,
+    and what would be refused, and why. Nobody's name is shown unless it is asked for.
     """
     from isocenter.cli import inspect_scan
 
     if inspect_scan.is_scan(source):
-        inspect_scan.show(source, as_json=as_json)
+        inspect_scan.show(source, as_json=as_json, picture=picture, identifiers=show_identifiers)
         return
+    if picture is not None or show_identifiers:
+        raise Hopeless(f"no scan at {source}: nothing there begins as one", hint="a DICOM folder, NIfTI file or zip")
     from isocenter.importers.answers import size as read_size
 
     try:

@@ -73,7 +73,7 @@ def _facts(folder: "ModelFolder") -> dict[str, Any]:
         "title": manifest.title,
         "task": manifest.task,
         "labels": list(manifest.output.labels),
-        "runtime": manifest.runtime.kind,
+        "runtime": manifest.runtime_kind,
         "precision": manifest.runtime.precision,
         "file": manifest.runtime.file,
         "bytes": folder.weights.stat().st_size if there else None,

@@ -36,7 +36,7 @@ def measure(models: Path, *, names: Sequence[str], tell: Callable[[str], None]) 
     folders = chosen(scan(models), names)
     for folder in folders:
         integrity.check_digest(folder)
-    first_of_kind = {folder.manifest.runtime.kind: folder for folder in reversed(folders)}
+    first_of_kind = {folder.manifest.runtime_kind: folder for folder in reversed(folders)}
     for folder in first_of_kind.values():
         _rehearse(folder)
     free_memory()

@@ -108,9 +108,11 @@ class _Work:
         self._folder = self._find()
         manifest = self._manifest
         said = f"{manifest.name} {manifest.version}: {manifest.task}, {len(manifest.output.labels)} labels"
-        return f"{said}, {manifest.runtime.kind} in {manifest.runtime.precision}", {
+        return f"{said}, {manifest.runtime_in_words} in {manifest.runtime.precision}", {
             "model": manifest.name,
             "version": manifest.version,
+            "runtime": manifest.runtime_kind,
+            "runtime_stated": manifest.runtime.kind,
         }
 
     def digest(self) -> Said:

@@ -1,7 +1,7 @@
-"""`isocenter segment`: find the cells of images, here or on a server."""
+"""`isocenter segment`: find the cells of images, here or on a server, or what a model finds in cohorts of scans."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, get_args
 
 import typer
 
@@ -13,22 +13,33 @@ if TYPE_CHECKING:
     from isocenter.cli.outcome import Outcome
     from isocenter.serving.cell_answer import CellFormat
 
-Format = Literal["json", "geojson", "coco", "coco-rle", "labels", "overlay"]
+OF_IMAGES: Final = ("json", "geojson", "coco", "coco-rle", "labels", "overlay")
+_OF_SCANS: Final = ("nifti", "dicom-seg", "probabilities")
+_IMAGES_AT_ONCE: Final = 4
 
 
 def segment(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE…", help="Images, folders (searched to the bottom) or 'patterns*.tif'.")
+        list[str],
+        typer.Argument(
+            metavar="FILE…", help="Images or scans: files, folders (searched to the bottom) or 'patterns*.tif'."
+        ),
     ],
     form: Annotated[
-        Format, typer.Option("--format", help="What is written of each image; QuPath opens geojson.")
-    ] = "json",
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="Of each image: json (if not said), geojson for QuPath, coco, coco-rle, labels or overlay. Of each "
+            "scan one or more, with commas: nifti (if not said), dicom-seg, probabilities.",
+        ),
+    ] = None,
     overlay: Annotated[bool, typer.Option("--overlay", help="Draw the objects on each image as well.")] = False,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results go; made if it is not there.")] = Path(
         "segmented"
     ),
     models: ModelsFolder = None,
-    model: Annotated[str | None, typer.Option(metavar="NAME", help="Needed if several segment images.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="Needed if several segment what is named.")] = None,
     version: Version = None,
     threshold: Annotated[
         float | None,
@@ -42,26 +53,50 @@ def segment(
     ] = None,
     page: Annotated[int | None, typer.Option(metavar="N", min=0, help="Which page of a file with several.")] = None,
     url: Annotated[str | None, typer.Option(metavar="URL", help="Ask this server instead of loading a model.")] = None,
-    at_once: Annotated[int, typer.Option(metavar="N", min=1, max=256, help="How many files are asked at once.")] = 4,
+    at_once: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, max=256, help="How many are asked at once: 4 images or 1 scan if it is not said."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the cells of images, and write them as polygons, labels or pictures.
+    """Find the cells of images, or what a model finds in the scans of a cohort.
 
-    Results keep the names and folders of their images. One bad file never stops the rest: it is shown with the
+    Results keep the names and folders of what they are of. One bad file never stops the rest: it is shown with the
     reason, and the exit code is 1. A TIFF that is too large for memory is answered by its windows, with labels only.
-    With --json there is one line a file: how many objects, how large, and where the results are.
+    With --json there is one line a file or scan: what was found, and where the results are.
+
+    Every scan file, every zip and every folder of DICOM is a scan, each series by itself: its mask and a picture of it
+    are written, and for all of them results.csv, lesions.csv and the page index.html. What ends the command, the same
+    command goes on: a scan that is answered is not asked again.
     """
     if url is not None and models is not None:
         raise Hopeless("--url asks a server, which has its own models: --models has no meaning then", hint="without it")
     if version is not None and model is None:
         raise Hopeless("--version without --model: of which model?", hint="--model NAME --version N")
+    formats = _formats(form)
+    if _means_scans(files, formats, models=models, model=model, version=version, url=url):
+        of_images = {
+            "--overlay": overlay, "--threshold": threshold is not None, "--no-holes": not holes,
+            "--channel": channel is not None, "--page": page is not None, "--url": url is not None,
+            "--format": bool(formats) and not {*formats} <= {*_OF_SCANS},
+        }  # fmt: skip
+        if meant := [option for option, given in of_images.items() if given]:
+            raise Hopeless(f"{', '.join(meant)}: for images, and these are scans", hint="isocenter segment --help")
+        _scans(files, formats or ["nifti"], out, models, model, version, at_once or 1, as_json=as_json)
+        return
+    if len(formats) > 1 or {*formats} - {*OF_IMAGES}:
+        raise Hopeless(f"--format {form}: for scans, and these are images", hint=f"one of {', '.join(OF_IMAGES)}")
+    at_once = at_once or _IMAGES_AT_ONCE
     from isocenter.cli.inputs import find_files
     from isocenter.cli.segment_files import outside, places
 
     found = outside(find_files(files), files, out)
     where = places(found, files, out)
     _make(out)
-    formats: list[CellFormat] = [form, "overlay"] if overlay and form != "overlay" else [form]
+    of_each = _of_cells(formats[0] if formats else "json")
+    cell_formats: list[CellFormat] = [of_each, "overlay"] if overlay and of_each != "overlay" else [of_each]
     import time
 
     from isocenter.imaging.codecs.microscopy import PixelsAsked
@@ -78,15 +113,85 @@ def segment(
             from isocenter.cli.segment_here import segment_here
 
             settings = settings_from(models=models)
-            segment_here(found, settings, asked, formats, where, at_once=at_once, tell=tell, steps_of=steps.of)
+            segment_here(found, settings, asked, cell_formats, where, at_once=at_once, tell=tell, steps_of=steps.of)
         else:
             from isocenter.cli.ask_server import Server
             from isocenter.cli.segment_server import segment_server
 
-            segment_server(found, Server(url), asked, formats, where, at_once=at_once, tell=tell)
+            segment_server(found, Server(url), asked, cell_formats, where, at_once=at_once, tell=tell)
     show.result(wall_s=time.monotonic() - started_s, at_once=at_once, loaded=url is None, out=out)
     if any(outcome.error is not None for outcome in show.outcomes):
         raise typer.Exit(Exit.NOT_ALL)
+
+
+def _formats(form: str | None) -> list[str]:
+    """The formats that are named, each once.
+
+    Raises:
+        typer.BadParameter: there is no such.
+    """
+    named = [*dict.fromkeys(word.strip() for word in (form or "").split(",") if word.strip())]
+    for word in named:
+        if word not in (*OF_IMAGES, *_OF_SCANS):
+            known = ", ".join((*OF_IMAGES, *_OF_SCANS))
+            raise typer.BadParameter(f"{word!r} is none of {known}", param_hint="--format")
+    return named
+
+
+def _means_scans(
+    files: list[str],
+    formats: list[str],
+    *,
+    models: Path | None,
+    model: str | None,
+    version: int | None,
+    url: str | None,
+) -> bool:
+    """By the format, else by the model, else by what is named."""
+    if formats:
+        return bool({*formats} & {*_OF_SCANS})
+    if model is not None and url is None:
+        from isocenter.core.errors import IsocenterError
+        from isocenter.repository.layout import find
+
+        try:
+            manifest = find(settings_from(models=models).models, model, version).manifest
+        except IsocenterError:  # said again where it is loaded
+            return False
+        return manifest.task == "segmentation" and manifest.input.kind == "volume3d"
+    from isocenter.cli.cohort_find import means_scans
+
+    return means_scans(files)
+
+
+def _scans(
+    files: list[str],
+    formats: list[str],
+    out: Path,
+    models: Path | None,
+    model: str | None,
+    version: int | None,
+    at_once: int,
+    *,
+    as_json: bool,
+) -> None:
+    from isocenter.cli.cohort_here import segment_cohort
+    from isocenter.serving.scan_answer import ScanFormat
+
+    wanted: list[ScanFormat] = [each for each in get_args(ScanFormat) if each in formats]
+    _make(out)
+    settings = settings_from(models=models)
+    rows = segment_cohort(
+        files, settings, model=model, version=version, formats=wanted, out=out, at_once=at_once, as_json=as_json
+    )
+    if any(row.state != "answered" for row in rows):
+        raise typer.Exit(Exit.NOT_ALL)
+
+
+def _of_cells(name: str) -> "CellFormat":
+    from isocenter.serving.cell_answer import CellFormat
+
+    return next(each for each in get_args(CellFormat) if each == name)
 
 
 class _Show:

@@ -57,6 +57,12 @@ class TooManyPixels(BadInput):
     code = "too_many_pixels"
 
 
+class VolumeTooLarge(BadInput):
+    """Segmenting the volume would hold more memory than all volumes together may."""
+
+    code = "volume_too_large"
+
+
 class MultiFrameImage(BadInput):
     """Several frames or pages: which one is meant is never guessed."""
 
@@ -67,6 +73,18 @@ class UnsafePath(BadInput):
     """An entry of a folder or an archive leads outside of it, or is no plain file."""
 
     code = "unsafe_path"
+
+
+class PathNotAllowed(BadInput):
+    """A path on the server's own disk that may not be read from here; whether it exists is not told."""
+
+    code = "path_not_allowed"
+
+
+class ScanTooLarge(BadInput):
+    """A scan on the server's own disk is larger than the limit; nothing of it was read."""
+
+    code = "scan_too_large"
 
 
 class BadVolume(BadInput):
@@ -135,6 +153,12 @@ class GantryTilt(BadVolume):
     code = "gantry_tilt"
 
 
+class ChannelsDiffer(BadVolume):
+    """Channels of one scan that do not lie on one grid."""
+
+    code = "channels_differ"
+
+
 class Localizer(BadVolume):
     """Pictures that scans were planned on, no volume."""
 
@@ -171,6 +195,12 @@ class TooManyObjects(BadInput):
     code = "too_many_objects"
 
 
+class NotDicom(BadInput):
+    """A DICOM object was asked for, and the scan is no DICOM series, or one that does not say what it must."""
+
+    code = "not_dicom"
+
+
 class WrongTask(BadInput):
     """The model answers another kind of question than the one that was asked."""
 
@@ -187,3 +217,33 @@ class UnknownVersion(UnknownModel):
     """The model exists, this version does not."""
 
     code = "unknown_version"
+
+
+class UnknownJob(BadInput):
+    """No job of that id here."""
+
+    code = "unknown_job"
+
+
+class JobExpired(UnknownJob):
+    """The job was here; it and its results were deleted when their time was over."""
+
+    code = "job_expired"
+
+
+class JobNotDone(BadInput):
+    """The job has no result: it is not done yet, or failed, or was cancelled; the details hold its state."""
+
+    code = "job_not_done"
+
+
+class JobsOff(BadInput):
+    """This server keeps no jobs."""
+
+    code = "jobs_off"
+
+
+class KeyReused(BadInput):
+    """The Idempotency-Key belongs to a job that was asked for something else."""
+
+    code = "key_reused"

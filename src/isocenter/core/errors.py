@@ -13,8 +13,11 @@ It carries no HTTP status: that is decided at the edge (`isocenter.api.http.prob
     │   ├── BadImage            bad_image
     │   │   └── TruncatedImage  truncated_image
     │   ├── TooManyPixels       too_many_pixels
+    │   ├── VolumeTooLarge      volume_too_large
     │   ├── MultiFrameImage     multi_frame_image
     │   ├── UnsafePath          unsafe_path
+    │   ├── PathNotAllowed      path_not_allowed
+    │   ├── ScanTooLarge        scan_too_large
     │   ├── BadVolume           bad_volume
     │   │   ├── SeveralVolumes    several_volumes
     │   │   ├── MissingGeometry   missing_geometry
@@ -26,20 +29,29 @@ It carries no HTTP status: that is decided at the edge (`isocenter.api.http.prob
     │   │   ├── MixedOrientation  mixed_orientation
     │   │   ├── MixedFramesOfReference  mixed_frames_of_reference
     │   │   ├── GantryTilt        gantry_tilt
+    │   │   ├── ChannelsDiffer    channels_differ
     │   │   └── Localizer         localizer
     │   ├── EmptyInput          empty_input
     │   ├── NonFinitePixels     non_finite_pixels
     │   ├── MissingWindow       missing_window
     │   ├── InputNotAccepted    input_not_accepted
     │   ├── TooManyObjects      too_many_objects
+    │   ├── NotDicom            not_dicom
     │   ├── WrongTask           wrong_task
-    │   └── UnknownModel        unknown_model
-    │       └── UnknownVersion  unknown_version
+    │   ├── UnknownModel        unknown_model
+    │   │   └── UnknownVersion  unknown_version
+    │   ├── UnknownJob          unknown_job
+    │   │   └── JobExpired      job_expired
+    │   ├── JobNotDone          job_not_done
+    │   ├── JobsOff             jobs_off
+    │   └── KeyReused           key_reused
     ├── Refused                 right request, wrong moment: try again
     │   ├── Overloaded          overloaded
     │   ├── Draining            draining
     │   ├── NotReady            not_ready
-    │   └── Unavailable         unavailable
+    │   ├── Unavailable         unavailable
+    │   ├── StoreUnavailable    store_unavailable
+    │   └── DiskFull            disk_full
     ├── DeadlineExceeded        deadline_exceeded
     ├── Abandoned               abandoned
     ├── ModelFault              the model or its runtime failed
@@ -47,7 +59,9 @@ It carries no HTTP status: that is decided at the edge (`isocenter.api.http.prob
     │   │   ├── OutOfMemory     out_of_memory
     │   │   └── RuntimeLost     runtime_lost
     │   ├── RunHung             run_hung
-    │   └── NumericFailure      numeric_failure
+    │   ├── NumericFailure      numeric_failure
+    │   └── OutputMismatch      output_mismatch
+    ├── JobLost                 job_lost
     └── SetupError              found at start-up or by `isocenter check`
         ├── BadManifest         bad_manifest
         ├── DigestMismatch      digest_mismatch
@@ -67,10 +81,15 @@ from isocenter.core.bad_input import BadInput as BadInput
 from isocenter.core.bad_input import BadRequest as BadRequest
 from isocenter.core.bad_input import BadValue as BadValue
 from isocenter.core.bad_input import BadVolume as BadVolume
+from isocenter.core.bad_input import ChannelsDiffer as ChannelsDiffer
 from isocenter.core.bad_input import DuplicateSlices as DuplicateSlices
 from isocenter.core.bad_input import EmptyInput as EmptyInput
 from isocenter.core.bad_input import GantryTilt as GantryTilt
 from isocenter.core.bad_input import InputNotAccepted as InputNotAccepted
+from isocenter.core.bad_input import JobExpired as JobExpired
+from isocenter.core.bad_input import JobNotDone as JobNotDone
+from isocenter.core.bad_input import JobsOff as JobsOff
+from isocenter.core.bad_input import KeyReused as KeyReused
 from isocenter.core.bad_input import Localizer as Localizer
 from isocenter.core.bad_input import MissingGeometry as MissingGeometry
 from isocenter.core.bad_input import MissingImage as MissingImage
@@ -82,15 +101,20 @@ from isocenter.core.bad_input import MixedSeries as MixedSeries
 from isocenter.core.bad_input import MixedSizes as MixedSizes
 from isocenter.core.bad_input import MultiFrameImage as MultiFrameImage
 from isocenter.core.bad_input import NonFinitePixels as NonFinitePixels
+from isocenter.core.bad_input import NotDicom as NotDicom
+from isocenter.core.bad_input import PathNotAllowed as PathNotAllowed
+from isocenter.core.bad_input import ScanTooLarge as ScanTooLarge
 from isocenter.core.bad_input import SeveralVolumes as SeveralVolumes
 from isocenter.core.bad_input import TooManyBytes as TooManyBytes
 from isocenter.core.bad_input import TooManyObjects as TooManyObjects
 from isocenter.core.bad_input import TooManyPixels as TooManyPixels
 from isocenter.core.bad_input import TruncatedImage as TruncatedImage
+from isocenter.core.bad_input import UnknownJob as UnknownJob
 from isocenter.core.bad_input import UnknownModel as UnknownModel
 from isocenter.core.bad_input import UnknownVersion as UnknownVersion
 from isocenter.core.bad_input import UnsafePath as UnsafePath
 from isocenter.core.bad_input import UnsupportedMedia as UnsupportedMedia
+from isocenter.core.bad_input import VolumeTooLarge as VolumeTooLarge
 from isocenter.core.bad_input import WrongTask as WrongTask
 from isocenter.core.fault import Detail as Detail
 from isocenter.core.fault import IsocenterError as IsocenterError
@@ -125,6 +149,18 @@ class Unavailable(Refused):
     """The engine process is gone; it is being started again."""
 
     code = "unavailable"
+
+
+class StoreUnavailable(Refused):
+    """Where jobs are kept cannot be read or written: locked, broken, or not there."""
+
+    code = "store_unavailable"
+
+
+class DiskFull(Refused):
+    """No room on the disk for a job or its results."""
+
+    code = "disk_full"
 
 
 class DeadlineExceeded(IsocenterError):
@@ -173,6 +209,18 @@ class NumericFailure(ModelFault):
     """NaN or infinity in the output: never passed on as a finding."""
 
     code = "numeric_failure"
+
+
+class JobLost(IsocenterError):
+    """The process ended three times while it ran this job; it is not tried again."""
+
+    code = "job_lost"
+
+
+class OutputMismatch(ModelFault):
+    """What was written, read again, is not what was found: never released."""
+
+    code = "output_mismatch"
 
 
 class SetupError(IsocenterError):

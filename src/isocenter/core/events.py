@@ -46,12 +46,13 @@ class AbandonedInQueue:
 
 @dataclass(frozen=True, slots=True)
 class BatchStarted:
-    """A batch went to an instance."""
+    """A batch went to an instance. `callers` is how many it is shared by: windows of one volume are one caller's."""
 
     model: str
     version: int
     batch_size: int
     oldest_queue_s: float
+    callers: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,15 +15,15 @@ MARGIN_S, MARGIN_SHARE = 0.004, 0.20
 # How many times the usual surprise of a run is kept free for all runs together.
 RISK = 1.5
 # Who was let in and comes too late shows that something is not in the predictions. Then so much of the time that
-# callers give is kept free beside them, more each time and at most so much, and given back while all goes well: about
-# one in so many may be late.
+# callers give is kept free beside them, more with each incident and at most so much, and given back while all goes
+# well: only once so many have been in time for each who was late.
 CAUTION_STEP, CAUTION_MOST, ONE_LATE_IN = 0.05, 0.3, 400
-# One incident makes many late at once; it is counted once in so much of that time.
+# One incident makes many late at once; it is counted once in so much of the callers' time.
 INCIDENT_SHARE = 0.1
 # By so much the time that callers usually give is followed.
 _STEP_DOWN, _STEP_UP = math.exp(-0.18), math.exp(0.02)
 # Caution is forgotten in about so many times of that time even where few come to show that all is well again.
-FORGOTTEN_IN = 60.0
+FORGOTTEN_IN = 120.0
 
 
 class Busy(NamedTuple):
@@ -103,6 +103,8 @@ class Admission:
         """What is kept free of every request's time, as learned from those that were late."""
         self.caution_elsewhere_s = 0.0
         """The same, as learned in another process."""
+        self._owed = 0
+        """So many more have to be in time before caution is given back."""
         self._late_at_s = -math.inf
         self._looked_at_s = 0.0
 
@@ -120,19 +122,24 @@ class Admission:
 
     def note_late(self, now_s: float) -> None:
         """Somebody who was let in was not answered in time, or hardly."""
+        self._owed += ONE_LATE_IN
         if now_s - self._late_at_s >= INCIDENT_SHARE * self.budget_s:
             self._late_at_s = self._looked_at_s = now_s
             self.caution_s = min(CAUTION_MOST, self.caution_s / self.budget_s + CAUTION_STEP) * self.budget_s
 
     def note_in_time(self) -> None:
         """Somebody was answered with time to spare."""
-        if self.caution_s:
+        if self._owed:
+            self._owed -= 1
+        elif self.caution_s:
             self.caution_s = max(0.0, self.caution_s - CAUTION_STEP / ONE_LATE_IN * self.budget_s)
 
     def _forget(self, now_s: float) -> None:
         step_s = FORGOTTEN_IN * self.budget_s / 16
         if self.caution_s and now_s - self._looked_at_s > step_s:
-            self.caution_s *= 0.8 ** min(99.0, (now_s - self._looked_at_s) / step_s)
+            kept = 0.8 ** min(99.0, (now_s - self._looked_at_s) / step_s)
+            self.caution_s *= kept
+            self._owed = int(self._owed * kept)
             self._looked_at_s = now_s
 
     def judge(

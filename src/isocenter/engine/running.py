@@ -68,6 +68,14 @@ def pieces(entries: list[Entry], varying: Sequence[TensorSpec], rules: BatchRule
             group = group[size:]
 
 
+def callers(piece: Sequence[Entry]) -> int:
+    """How many share a run: every group is one, and so is every item without a group."""
+    if len(piece) == 1:
+        return 1
+    names = [entry.request.group for entry in piece]
+    return len({*names} - {""}) + names.count("")
+
+
 def answer(piece: list[Entry], started_at_s: float, ran: Ran, fallback: str) -> None:
     for entry, answer in zip(piece, ran.answers, strict=True):
         if isinstance(answer, IsocenterError):

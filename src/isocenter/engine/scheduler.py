@@ -30,7 +30,7 @@ from isocenter.engine.doorkeeper import View
 from isocenter.engine.instance import Outcome, Ran, RunFailed
 from isocenter.engine.lifecycle import State
 from isocenter.engine.queue import Answerable, Entry, RequestQueue
-from isocenter.engine.running import Runner, Running, answer, note_times, pieces, too_late
+from isocenter.engine.running import Runner, Running, answer, callers, note_times, pieces, too_late
 
 # A run that takes so many times what is promised is declared hung, at the earliest after so many seconds, and then
 # once more looked at after a while: a machine that slept makes every run look late.
@@ -306,7 +306,7 @@ class Scheduler:
                     limit_s = max(HUNG_LEAST_S, HUNG_TIMES * self.cost.promise_s(len(piece)))
                     running.hung_at_s = now_s + limit_s
                 oldest_s = now_s - min([entry.enqueued_at_s for entry in piece])
-                self._observe(BatchStarted(self._model, self._version, len(piece), oldest_s))
+                self._observe(BatchStarted(self._model, self._version, len(piece), oldest_s, callers(piece)))
                 instance.submit([entry.request.item for entry in piece], self._came_back)
                 return True
         return False

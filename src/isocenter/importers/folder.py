@@ -26,6 +26,7 @@ from isocenter.repository.layout import ModelFolder, find
 from isocenter.repository.load import prove
 from isocenter.repository.manifest import MODEL_NAME, read_manifest
 from isocenter.repository.sessions import open_one
+from isocenter.runtimes.registry import AUTO
 
 _CASE_NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
 
@@ -179,8 +180,21 @@ def _write(folder: Path, made: Imported) -> None:
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    text = yaml.safe_dump(_with_digests(folder, manifest), sort_keys=False, allow_unicode=True, width=118)
+    text = yaml.safe_dump(
+        _with_digests(folder, _with_runtime(manifest)), sort_keys=False, allow_unicode=True, width=118
+    )
     (folder / "model.yaml").write_text(text, encoding="utf-8")
+
+
+def _with_runtime(manifest: dict[str, Any]) -> dict[str, Any]:
+    """An ONNX file of a model of volumes is run by what is quickest where it is served."""
+    runtime = manifest.get("runtime", {})
+    plain = runtime.get("kind") == "onnxruntime" and runtime.get("precision", "fp32") == "fp32"
+    on_cpu = manifest.get("instances", {}).get("device", "cpu") == "cpu"
+    volumes = manifest.get("input", {}).get("kind") == "volume3d"
+    if not (plain and on_cpu and volumes and str(runtime.get("file", "")).endswith(".onnx")) or runtime.get("options"):
+        return manifest
+    return {**manifest, "runtime": {**runtime, "kind": AUTO}}
 
 
 def _checked(name: str) -> PurePosixPath:

@@ -30,13 +30,14 @@ from isocenter.repository.integrity import sha256_of
 from isocenter.repository.manifest import Manifest
 from isocenter.repository.sessions import usable_cores
 from isocenter.runtimes.base import Session, SessionOptions
-from isocenter.runtimes.registry import open_runtime
+from isocenter.runtimes.registry import AUTO, chosen, open_runtime
 
 Format: TypeAlias = Literal["onnx", "torchscript", "openvino"]
 
 RUNTIME_OF: Final[dict[str, str]] = {"onnx": "onnxruntime", "torchscript": "torch", "openvino": "openvino"}
-"""Which runtime a format is opened by."""
+"""Which runtime a format is opened by; an ONNX file of volumes is written as `auto` (see `write_folder`)."""
 COST_FILE: Final = "cost.json"
+_VOLUME_AXES: Final = 4
 
 _GOLDEN_SEEDS: Final = range(2_000_000, 2_000_004)
 _IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
@@ -156,7 +157,8 @@ def packaged(
     _check_sides(order)
     file, beside = _exported(network, order, scratch)
     counted = count(network, order.item_shape)
-    runtime = RUNTIME_OF[order.to]
+    kind = AUTO if order.to == "onnx" else RUNTIME_OF[order.to]
+    runtime = chosen(kind, volumes=len(order.item_shape) == _VOLUME_AXES, device="cpu")
     threads = usable_cores()
     torch.set_num_threads(threads)
     session = open_runtime(runtime).open(file, SessionOptions(precision="fp32", threads=threads))

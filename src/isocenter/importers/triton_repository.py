@@ -152,12 +152,12 @@ def _checked(manifest: Manifest, backend: Backend) -> _Native:
     if manifest.ensemble is not None or manifest.augmentation is not None:
         what = "an ensemble" if manifest.ensemble is not None else "an augmentation"
         raise BadManifest(f"{name} is {what} of several runs, and Triton would answer with one of them")
-    native = _NATIVE.get((runtime.kind, Path(runtime.file).suffix))
+    native = _NATIVE.get((manifest.runtime_kind, Path(runtime.file).suffix))
     if native is None or runtime.options.get("network"):
         raise BadManifest(f"Triton does not run {runtime.file} of runtime {runtime.kind}; export it to ONNX first")
     if backend == "python" and native.file != "model.onnx":
         raise BadManifest(f"the python backend runs ONNX files here, not {runtime.file}")
-    if runtime.kind != "onnxruntime" and runtime.precision not in ("fp32", "int8"):
+    if manifest.runtime_kind != "onnxruntime" and runtime.precision not in ("fp32", "int8"):
         raise BadManifest(
             f"{name} computes in {runtime.precision} by its runtime's doing; its file alone would compute in another"
         )

@@ -217,11 +217,11 @@ def as_difference(
     manifest = version.manifest
     return Difference(
         weights_sha256=weights_digest(manifest.runtime, manifest.ensemble),
-        runtime=manifest.runtime.kind,
+        runtime=manifest.runtime_kind,
         precision=manifest.runtime.precision,
         device=kind_of(manifest.instances.device),
         reference=ReferencePart(
-            runtime=reference.manifest.runtime.kind,
+            runtime=reference.manifest.runtime_kind,
             precision="fp32",
             sha256=weights_digest(reference.manifest.runtime, reference.manifest.ensemble),
         ),

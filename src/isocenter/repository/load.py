@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,7 +26,7 @@ from isocenter.repository.manifest import FallbackPart, Manifest
 from isocenter.repository.sessions import open_fallback, reopen
 from isocenter.repository.sessions import open_sessions as open_sessions
 from isocenter.repository.sessions import usable_cores as usable_cores
-from isocenter.runtimes.base import Session
+from isocenter.runtimes.base import Session, Trimmed
 from isocenter.runtimes.registry import open_runtime
 
 
@@ -123,11 +124,21 @@ async def load(
     try:
         await engine.start()
         service_s = await engine.warm_up(warm_up_sizes(manifest), proven.item, repeats=2)
+        if manifest.input.kind == "volume3d" and manifest.batching.max_batch_size > 1:
+            await asyncio.to_thread(_trim, proven.sessions, proven.item)
         engine.open()
     except BaseException:
         await engine.stop()
         raise
     return ServedModel(folder, proven.digest, pipeline, engine, dict(service_s), proven.footprint, engine)
+
+
+def _trim(sessions: Sequence[Session], item: Tensors) -> None:
+    """Of volumes, one mostly fills the machine; what several at once took at the warm-up would be held for nothing."""
+    one = {name: array[np.newaxis] for name, array in item.items()}
+    for session in sessions:
+        if isinstance(session, Trimmed):
+            session.trim(one)
 
 
 def prove(folder: ModelFolder) -> str:
@@ -165,7 +176,7 @@ def _prove(folder: ModelFolder, nice: int, measure_memory: bool, *, may_stand_in
     digest = integrity.check_digest(folder)
     check_difference(folder)
     pipeline = pipeline_of(manifest)
-    open_runtime(manifest.runtime.kind)  # imported before its memory is measured
+    open_runtime(manifest.runtime_kind)  # imported before its memory is measured
     measuring = Measuring(meter_for(manifest.instances.device) if measure_memory else None)
     try:
         sessions = list(measuring.open(lambda: open_sessions(folder, nice=nice)))

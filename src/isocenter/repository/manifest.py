@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -20,11 +20,14 @@ from pydantic import (
 
 from isocenter.core.errors import BadManifest
 from isocenter.core.precision import Precision
+from isocenter.imaging.postprocess.findings import FindingRule
 from isocenter.imaging.postprocess.objects import ObjectRule
 from isocenter.imaging.sliding.plan import Sliding
 from isocenter.imaging.transforms.accepts import Accepts
-from isocenter.imaging.transforms.arrays.steps import ArrayStep, ArraySteps, spatial_rank
+from isocenter.imaging.transforms.arrays.steps import ArrayStep, ArraySteps
 from isocenter.imaging.transforms.steps import Step, Steps
+from isocenter.repository.manifest_problems import problems_of
+from isocenter.runtimes.registry import AUTO, chosen
 
 MODEL_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
 
@@ -61,6 +64,7 @@ class RuntimePart(Part):
     """Which framework runs which file, in which precision; or which server, for `kind: triton`."""
 
     kind: str
+    """`auto`, of an ONNX file in fp32: OpenVINO for volumes on a CPU where it is installed, else ONNX Runtime."""
     file: FileName | None = None
     """Relative to the version's folder; it may not leave it."""
     sha256: Digest | None = None
@@ -79,12 +83,27 @@ class RuntimePart(Part):
             raise ValueError("a runtime has file and sha256, or url, not both")
         return self
 
+    @model_validator(mode="after")
+    def _auto_is_an_onnx_file_in_fp32(self) -> Self:
+        if self.kind == AUTO:
+            if self.file is None or Path(self.file).suffix != ".onnx":
+                raise ValueError(f"kind auto is of an .onnx file, not of {self.file or self.url}")
+            if self.precision != "fp32" or self.options:
+                raise ValueError("kind auto is fp32 without options, which are a runtime's own; name the runtime")
+        return self
+
 
 class FallbackPart(RuntimePart):
     """What answers, labelled, while none of the model's own instances works. Its golden cases are the model's."""
 
     device: str = "cpu"
     threads: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.kind == AUTO:
+            raise ValueError("a fallback names its runtime: auto is of runtime.kind only")
+        return self
 
     @property
     def label(self) -> str:
@@ -171,6 +190,8 @@ class OutputPart(Part):
     """Of a segmentation: what is brought back onto the source grid, linearly, or by nearest neighbour for labels."""
     objects: Annotated[ObjectRule, Field(strict=False)] | None = None
     """How pixels become objects; of segmentations of pictures, and left out where objects make no sense."""
+    findings: Annotated[FindingRule, Field(strict=False)] | None = None
+    """Which labels are findings; of segmentations of volumes, and left out where none is one."""
 
     @field_validator("labels")
     @classmethod
@@ -252,6 +273,17 @@ class Manifest(Part):
     augmentation: AugmentationPart | None = None
     fallback: FallbackPart | None = None
 
+    @property
+    def runtime_kind(self) -> str:
+        """The runtime that runs it on this machine; `runtime.kind` unless that is `auto`."""
+        volumes = self.input.kind == "volume3d"
+        return chosen(self.runtime.kind, volumes=volumes, device=self.instances.device)
+
+    @property
+    def runtime_in_words(self) -> str:
+        """The same, and whether this machine chose it."""
+        return f"{self.runtime_kind} (auto)" if self.runtime.kind == AUTO else self.runtime_kind
+
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str) -> str:
@@ -261,73 +293,9 @@ class Manifest(Part):
 
     @model_validator(mode="after")
     def _fits_its_task(self) -> Self:
-        if problems := list(_problems_of(self)):
+        if problems := list(problems_of(self)):
             raise ValueError(f"task {self.task}: {'; '.join(problems)}")
         return self
-
-
-_KINDS = {"classification": ("image2d",), "segmentation": ("image2d", "volume3d"), "tensors": ("tensors",)}
-_NOT_OF = {
-    "classification": ("steps", "sliding", "input.channels", "output.threshold", "output.objects"),
-    "segmentation": ("transforms", "input.accepts"),
-    "tensors": (
-        "transforms", "steps", "sliding", "input.channels", "input.accepts",
-        "output.labels", "output.threshold", "output.activation", "output.objects",
-    ),
-}  # fmt: skip
-_NEEDED = {
-    "classification": ("transforms", "input.tensor", "output.tensor", "output.labels", "output.activation"),
-    "segmentation": ("input.tensor", "output.tensor", "output.labels", "output.activation"),
-    "tensors": (),
-}
-
-
-def _problems_of(manifest: Manifest) -> Iterator[str]:
-    """What its task forbids, and what it needs, in words."""
-    task = manifest.task
-    if manifest.input.kind not in _KINDS[task]:
-        yield f"input.kind is {' or '.join(_KINDS[task])}, not {manifest.input.kind}"
-    for key in _NOT_OF[task]:
-        part, last = _owner(manifest, key)
-        if getattr(part, last) != type(part).model_fields[last].default:
-            yield f"{key} does not belong there"
-    for key in _NEEDED[task]:
-        part, last = _owner(manifest, key)
-        if last not in part.model_fields_set or getattr(part, last) in ((), [], ""):
-            yield f"{key} is missing"
-    output = manifest.output
-    if output.activation == "softmax" and output.threshold is not None:
-        yield "output.threshold goes with sigmoid or none, as labels of a softmax exclude each other"
-    if task == "segmentation" and len(output.labels) < 2 and output.activation == "softmax":
-        yield "output.labels of a softmax are the background and at least one more"
-    yield from _problems_of_objects(manifest)
-    rank = {"image2d": 2, "volume3d": 3}.get(manifest.input.kind)
-    found = [("sliding.roi", len(manifest.sliding.roi))] if manifest.sliding else []
-    found += [(step.kind, axes) for step in manifest.steps if (axes := spatial_rank(step)) is not None]
-    for where, axes in found:
-        if rank is not None and axes != rank:
-            yield f"{where} is of {axes} spatial axes, {manifest.input.kind} has {rank}"
-
-
-def _problems_of_objects(manifest: Manifest) -> Iterator[str]:
-    output, rule = manifest.output, manifest.output.objects
-    if rule is None or manifest.task != "segmentation":
-        return
-    if manifest.input.kind != "image2d":
-        yield f"output.objects is of image2d, not {manifest.input.kind}"
-    if unknown := [name for name in rule.names if name not in output.labels]:
-        yield f"output.objects names {', '.join(map(str, unknown))}, which is none of output.labels"
-    overlap = output.activation == "sigmoid" or output.threshold is not None
-    if overlap and len(output.labels) > 1 and len(rule.inside) != 1:
-        yield "output.objects.inside is one label where labels may overlap"
-
-
-def _owner(manifest: Manifest, key: str) -> tuple[BaseModel, str]:
-    part: BaseModel = manifest
-    *owners, last = key.split(".")
-    for owner in owners:
-        part = getattr(part, owner)
-    return part, last
 
 
 def read_manifest(file: Path) -> Manifest:
@@ -378,6 +346,7 @@ def _known_keys() -> list[str]:
         SloPart,
         GoldenPart,
         ObjectRule,
+        FindingRule,
         Accepts,
         Sliding,
         *(get_args(get_args(ArrayStep)[0])),

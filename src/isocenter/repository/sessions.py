@@ -77,7 +77,7 @@ def open_one(folder: ModelFolder, *, nice: int = 0) -> Session:
         url=manifest.runtime.url or "",
         options=dict(manifest.runtime.options),
     )
-    runtime = open_runtime(manifest.runtime.kind)
+    runtime = open_runtime(manifest.runtime_kind)
     session = _nicely(nice, lambda: open_composite(folder, lambda file: runtime.open(file, options)))
     with _closed_on_failure(session):
         integrity.check_tensors(manifest, session)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from isocenter.core.precision import Precision
 from isocenter.core.tensor import Tensors, TensorSpec
@@ -51,6 +51,19 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Free what the session holds. Calling it twice is harmless."""
+        ...
+
+
+@runtime_checkable
+class Trimmed(Protocol):
+    """A session that can give back what its largest runs have taken."""
+
+    def trim(self, batch: Tensors) -> None:
+        """Run a batch, and hold no more than such a run takes. Used by the session's own thread, or before it has one.
+
+        Raises:
+            RuntimeFault: the run failed.
+        """
         ...
 
 

@@ -118,9 +118,22 @@ class _OnnxSession:
         session.run_with_iobinding(binding)
         return binding.copy_outputs_to_cpu()
 
+    def trim(self, batch: Tensors) -> None:
+        """Hold what a run of this batch takes, and not what larger ones have taken."""
+        if self._session is not None and self._bound_to is None:
+            self._session.run(self._output_names, dict(batch), _shrinking())
+        self.run(batch)
+
     def close(self) -> None:
         """Free the graph, its weights and its arena."""
         self._session = None
+
+
+def _shrinking() -> ort.RunOptions:
+    """Of a run after which the arena gives back what it can."""
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def _config(options: SessionOptions, chosen: Mapping[str, Value]) -> ort.SessionOptions:

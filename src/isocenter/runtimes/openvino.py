@@ -98,7 +98,7 @@ class _OpenVinoSession:
         self.proof = proof
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
         self.outputs = tuple(_spec(port) for port in compiled.outputs)
-        self._request: Any = compiled.create_infer_request()
+        self._compiled, self._request = compiled, compiled.create_infer_request()
 
     def run(self, batch: Tensors) -> Tensors:
         """Run one batch; the returned arrays are fresh and belong to the caller."""
@@ -117,9 +117,14 @@ class _OpenVinoSession:
         checks.check_outputs(_NAME, answer, self.outputs, items)
         return answer
 
+    def trim(self, batch: Tensors) -> None:
+        """Hold what a run of this batch takes, and not what larger ones have taken."""
+        self._compiled.release_memory()
+        self.run(batch)
+
     def close(self) -> None:
         """Free the compiled model, its weights and its threads."""
-        self._request = None
+        self._compiled = self._request = None
 
 
 def _config(options: SessionOptions, device: Device) -> dict[str, Any]:

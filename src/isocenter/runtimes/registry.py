@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
+from typing import Final
 
 from isocenter.core.errors import BadManifest, MissingExtra
 from isocenter.runtimes.base import Runtime
@@ -35,6 +36,22 @@ RUNTIMES: dict[str, RuntimeEntry] = {
         RuntimeEntry("synthetic", "isocenter.runtimes.synthetic", "SyntheticRuntime", "", "", ""),
     )
 }
+
+
+AUTO: Final = "auto"
+"""`runtime.kind` of an ONNX file that leaves the choice to the machine that serves it."""
+
+
+def chosen(kind: str, *, volumes: bool, device: str) -> str:
+    """What a manifest's `runtime.kind` is on this machine: itself; `auto` is OpenVINO for volumes on a CPU, where it is
+    installed, and ONNX Runtime else.
+
+    >>> chosen("torch", volumes=True, device="cpu"), chosen("auto", volumes=False, device="cpu")
+    ('torch', 'onnxruntime')
+    """
+    if kind != AUTO:
+        return kind
+    return "openvino" if volumes and device == "cpu" and installed(RUNTIMES["openvino"].needs) else "onnxruntime"
 
 
 def open_runtime(kind: str) -> Runtime:

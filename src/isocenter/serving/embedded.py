@@ -1,11 +1,15 @@
 """What a Python program asks of a service beside the image, and what it gets."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import BadRequest
+from isocenter.repository.load import ServedModel
 from isocenter.serving.predict import Prediction
+from isocenter.serving.scan_answer import ScanFormat
+from isocenter.serving.scans import Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,19 @@ class AskedOfVolume(TypedDict, total=False):
     probabilities: bool
 
 
+class AskedOfScan(TypedDict, total=False):
+    """What may be said beside a scan; see `Service.segment_scan`."""
+
+    model: str | None
+    version: int | None
+    formats: Sequence[ScanFormat]
+    series: int | None
+    volume: int | None
+    timeout: float | None
+    priority: int
+    progress: Progress | None
+
+
 class AskedOfCells(TypedDict, total=False):
     """What may be said beside an image of cells; see `Service.segment_image`."""
 
@@ -70,6 +87,18 @@ class ModelInfo:
     task: str
     state: str
     labels: list[str | int]
+
+
+def info_of(served: ServedModel) -> ModelInfo:
+    """What there is to know of one version at a glance."""
+    return ModelInfo(
+        name=served.name,
+        version=served.version,
+        title=served.manifest.title,
+        task=served.manifest.task,
+        state=served.engine.state.value,
+        labels=list(served.manifest.output.labels),
+    )
 
 
 def deadline_of(timeout_s: float | None, now_s: float) -> Deadline | None:

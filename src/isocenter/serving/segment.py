@@ -5,7 +5,8 @@ Windows of one volume form a group: they share batches with whoever else is ther
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
@@ -20,24 +21,26 @@ from isocenter.core.request import Request, Result
 from isocenter.core.tensor import Array, FloatArray
 from isocenter.imaging.geometry import Geometry
 from isocenter.imaging.image import Note
-from isocenter.imaging.postprocess.activation import masks_of, probabilities_of, threshold_of
-from isocenter.imaging.sliding.merge import Merge, Sink, Whole, in_half
-from isocenter.imaging.sliding.plan import Sliding, WindowPlan, plan
+from isocenter.imaging.sliding.labels import LabelRule, Labels
+from isocenter.imaging.sliding.merge import MERGED_BYTES as ROWS_BYTES
+from isocenter.imaging.sliding.merge import Merge, Sink
+from isocenter.imaging.sliding.plan import Sliding, WindowPlan
 from isocenter.imaging.sliding.weights import importance
-from isocenter.imaging.transforms.arrays.pipeline import ArrayPipeline, PreparedVolume, Trail
+from isocenter.imaging.transforms.arrays.pipeline import ArrayPipeline, PreparedVolume
 from isocenter.imaging.volume import Volume
 from isocenter.repository.load import ServedModel
 from isocenter.repository.manifest import Manifest
 from isocenter.repository.repository import Repository
 from isocenter.serving.cpu_pool import CpuPool
 from isocenter.serving.predict import fallback_note, own_deadline, refuse_other_task
+from isocenter.serving.volume_memory import BATCHES_AHEAD, MERGED_BYTES, VolumeMemory, volume_bytes, windows_of
 
 T = TypeVar("T")
 
 _RANK = {"image2d": 2, "volume3d": 3}
-# Twice what the instances can take, so that the next batch is there when one of them is done.
-_BATCHES_AHEAD = 2
 _AGAIN_AFTER_S = 0.05
+# Batches of one volume cost memory: only where windows get clearly quicker, by more than the noise of a warm-up.
+_PAYS_FROM = 1.3
 
 
 class Threads(Protocol):
@@ -86,9 +89,19 @@ class Segmentation:
 class Segment:
     """The use case. One line a stage; every refusal that a volume can earn comes before any model time."""
 
-    def __init__(self, repository: Repository, pool: CpuPool, *, clock: Clock, observer: Observer) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        pool: CpuPool,
+        *,
+        clock: Clock,
+        observer: Observer,
+        memory: VolumeMemory | None = None,
+    ) -> None:
+        """`memory`: what all volumes in progress may hold together; None: as much as there is."""
         self._repository = repository
         self._pool = pool
+        self._memory = memory
         self._clock = clock
         self._observer = observer
 
@@ -104,6 +117,7 @@ class Segment:
         probabilities: bool = False,
         group: str = "",
         threads: Threads | None = None,
+        progress: Callable[[int, int], object] | None = None,
     ) -> Segmentation:
         """Answer one volume. Without a deadline, the model's own timeout counts.
 
@@ -117,9 +131,11 @@ class Segment:
             probabilities: keep them for the answer.
             group: a larger piece of work that the volume belongs to; its volumes take turns with others as one.
             threads: where it is prepared; the pool, if left out.
+            progress: is told how many windows are done, of how many; on the event loop.
 
         Raises:
             BadInput: the volume or the name of the model cannot be answered.
+            VolumeTooLarge: it would hold more memory than all volumes together may.
             Refused: not now, or not in the time that is given.
             DeadlineExceeded: too late.
             ModelFault: the model failed.
@@ -129,17 +145,29 @@ class Segment:
         refuse_other_task(served, "segmentation")
         deadline = deadline or own_deadline(served, entered_s)
         served.engine.check(deadline, priority=priority, ready_in_s=self._pool.ready_in_s())
+        output = served.manifest.output
         try:
-            started_s, prepared = await self._prepared(served, volume, deadline, threads or self._pool)
-            prepared_s = self._clock.now_s()
-            windows = _planned(served.manifest.sliding, prepared)
-            self._refuse_too_many(served, windows, deadline)
-            cut = partial(windows.cut, prepared.tensor)
-            run = WindowRun(served, windows, cut, deadline, priority, request_id, group, self._clock)
-            scores = await run.scores()
-            merged_s = self._clock.now_s()
-            output = served.manifest.output
-            mask, found = await asyncio.to_thread(_finished, scores, served.manifest, prepared.trail, probabilities)
+            with self._room(served, volume, probabilities):
+                started_s, prepared = await self._prepared(served, volume, deadline, threads or self._pool)
+                prepared_s = self._clock.now_s()
+                windows, notes = windows_of(served.manifest, prepared.tensor.shape[1:]), prepared.notes
+                self._refuse_too_many(served, windows, deadline)
+                labels = Labels(windows.shape, prepared.trail, _rule(served.manifest), probabilities=probabilities)
+                run = WindowRun(
+                    served,
+                    windows,
+                    partial(windows.cut, prepared.tensor),
+                    deadline,
+                    priority,
+                    request_id,
+                    group,
+                    self._clock,
+                    merged_bytes=MERGED_BYTES,
+                )
+                del prepared  # the run holds what it needs of it, and lets go of it
+                await run.into(labels, progress)
+                merged_s = self._clock.now_s()
+                mask, found = await asyncio.to_thread(labels.finish)
         except DeadlineExceeded:
             served.engine.note_late()
             raise
@@ -151,7 +179,7 @@ class Segment:
             model=served.name,
             version=served.version,
             windows=len(windows),
-            warnings=(*volume.notes, *prepared.notes, *fallback_note(run.fallback)),
+            warnings=(*volume.notes, *notes, *fallback_note(run.fallback)),
             fallback=run.fallback,
             batch_size=run.batch_size,
             stages_s={
@@ -160,6 +188,22 @@ class Segment:
                 "windows": merged_s - prepared_s,
                 "postprocess": self._clock.now_s() - merged_s,
             },
+        )
+
+    def _room(self, served: ServedModel, volume: Volume, probabilities: bool) -> AbstractContextManager[None]:
+        """Room for everything that a volume will hold, before any of it is; pictures have limits of their own."""
+        manifest, geometry = served.manifest, volume.geometry
+        if self._memory is None or manifest.input.kind != "volume3d" or len(geometry.shape) != _RANK["volume3d"]:
+            return nullcontext()
+        needed = volume_bytes(
+            manifest,
+            geometry,
+            channels=len(volume.voxels),
+            voxel_bytes=volume.voxels.itemsize,
+            probabilities=probabilities,
+        )
+        return self._memory.held(
+            needed, on_full=lambda: self._observer.observe(Shed(served.name, served.version, "memory"))
         )
 
     async def _prepared(
@@ -201,8 +245,11 @@ class WindowRun:
         request_id: str,
         group: str,
         clock: Clock,
+        *,
+        merged_bytes: int = ROWS_BYTES,
     ) -> None:
-        self._served, self._windows, self._cut = served, windows, cut
+        self._served, self._windows, self._merged_bytes = served, windows, merged_bytes
+        self._cut: Callable[[tuple[int, ...]], FloatArray] | None = cut
         self._deadline, self._priority, self._id = deadline, priority, request_id
         self._group = group or (request_id if len(windows) > 1 else "")
         self._clock = clock
@@ -210,18 +257,16 @@ class WindowRun:
         self.fallback = ""
         self.batch_size = 1
 
-    async def scores(self) -> FloatArray:
-        """What the model says of every voxel, [K, *spatial] on the prepared grid."""
-        whole = Whole(self._windows.shape)
-        await self.into(whole)
-        return whole.array
-
     async def into(self, sink: Sink, progress: Callable[[int, int], object] | None = None) -> None:
-        """The same, row after row into a sink, on threads; `progress` is told how many windows of how many are done."""
+        """What the model says of every voxel, row after row into a sink, on threads. To be called once.
+
+        `progress` is told how many windows of how many are done.
+        """
         manifest = self._served.manifest
         sliding = manifest.sliding or Sliding(roi=self._windows.roi)
-        merge = Merge(self._windows, importance(sliding), sink, half=sliding.sums == "fp16")
-        at_once = max(1, _BATCHES_AHEAD * manifest.batching.max_batch_size * self._served.engine.instances)
+        weights, half = importance(sliding), sliding.sums == "fp16"
+        merge = Merge(self._windows, weights, sink, half=half, merged_bytes=self._merged_bytes)
+        at_once = max(1, BATCHES_AHEAD * self._batch_size_that_pays() * self._served.engine.instances)
         under_way: deque[asyncio.Task[Result]] = deque()
         try:
             for number, at in enumerate(self._windows):
@@ -234,7 +279,15 @@ class WindowRun:
             for task in under_way:
                 task.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
+            self._cut = None  # and with it the prepared tensor
         await asyncio.to_thread(merge.finish)
+
+    def _batch_size_that_pays(self) -> int:
+        """More windows of one volume on their way would only be held: where one fills the machine, it is one."""
+        costs = {size: seconds / size for size, seconds in self._served.engine.service_s.items()}
+        enough = _PAYS_FROM * min(costs.values(), default=0.0)
+        paying = (size for size, cost in costs.items() if cost <= enough)
+        return min(paying, default=self._served.manifest.batching.max_batch_size)
 
     async def _merge_next(
         self,
@@ -258,6 +311,7 @@ class WindowRun:
             progress(self._answered, len(self._windows))
 
     async def _infer(self, number: int, at: tuple[int, ...]) -> Result:
+        assert self._cut is not None
         window = await asyncio.to_thread(self._cut, at)
         request = Request(
             f"{self._id}/{number}",
@@ -294,38 +348,7 @@ def prepare_volume(manifest: Manifest, pipeline: object, volume: Volume) -> Prep
     return pipeline(chosen)
 
 
-def _planned(sliding: Sliding | None, prepared: PreparedVolume) -> WindowPlan:
-    shape = prepared.tensor.shape[1:]
-    if sliding is None:
-        return plan(shape, shape, overlap=0.0)
-    return plan(shape, sliding.roi, overlap=sliding.overlap, rule=sliding.rule)
-
-
-def _finished(scores: FloatArray, manifest: Manifest, trail: Trail, wanted: bool) -> tuple[Array, FloatArray | None]:
-    """The mask on the source grid, and the probabilities there if they are wanted.
-
-    What was not prepared at all is background, with certainty.
-    """
+def _rule(manifest: Manifest) -> LabelRule:
     output = manifest.output
-    threshold = threshold_of(output.activation, output.threshold)
-    nothing = _background(len(scores), threshold)
-    if output.back == "labels":
-        values = probabilities_of(scores, output.activation)
-        layers = masks_of(values, threshold)
-        mask = trail.back(layers if threshold is not None else layers[np.newaxis], labels=True)
-        found = trail.back(values, fill=nothing) if wanted else None
-        return mask if threshold is not None else mask[0], found
-    if output.back == "probabilities":
-        values = trail.back(probabilities_of(scores, output.activation), fill=nothing)
-    else:
-        half = manifest.sliding is not None and manifest.sliding.sums == "fp16"
-        back = in_half(trail.back(scores)) if half else trail.back(scores)
-        values = probabilities_of(back, output.activation)
-        if trail.leaves_out:
-            ones = np.ones((1, *scores.shape[1:]), np.uint8)
-            values[:, trail.back(ones, labels=True)[0] == 0] = np.array(nothing, np.float32)[:, np.newaxis]
-    return masks_of(values, threshold), values if wanted else None
-
-
-def _background(labels: int, threshold: float | None) -> Sequence[float]:
-    return [0.0 if threshold is not None or label else 1.0 for label in range(labels)]
+    half = manifest.sliding is not None and manifest.sliding.sums == "fp16"
+    return LabelRule(activation=output.activation, threshold=output.threshold, back=output.back, half=half)

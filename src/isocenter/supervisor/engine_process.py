@@ -72,6 +72,8 @@ class EngineProcess:
                     decoding=lambda: sum(each.decoding for each in figures.all()),
                     inside=lambda: sum(each.inside for each in figures.all()),
                     body_bytes=lambda: sum(each.body_bytes for each in figures.all()),
+                    jobs_queued=lambda: sum(each.jobs_queued for each in figures.all()),
+                    jobs_running=lambda: sum(each.jobs_running for each in figures.all()),
                     ready=lambda: room.repository.ready and not self._closing,
                 ),
             )

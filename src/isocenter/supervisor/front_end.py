@@ -128,7 +128,11 @@ class FrontEndProcess:
     async def _tell_figures(self, front: Front) -> None:
         while True:
             self._figures.tell(
-                inside=self._door.inside, decoding=front.pool.waiting, body_bytes=front.bodies.in_use_bytes
+                inside=self._door.inside,
+                decoding=front.pool.waiting,
+                body_bytes=front.bodies.in_use_bytes,
+                jobs_queued=front.jobs.queued if front.jobs else 0,
+                jobs_running=front.jobs.running if front.jobs else 0,
             )
             await asyncio.sleep(_FIGURES_EVERY_S)
 

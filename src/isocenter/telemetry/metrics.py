@@ -30,6 +30,9 @@ METRICS: dict[str, tuple[type[Counter] | type[Gauge] | type[Histogram], str, tup
     "isocenter_queue_delay_seconds": (Histogram, "From enqueue to dispatch, of each batch's oldest item.", _VERSION),
     "isocenter_service_duration_seconds": (Histogram, "One session run.", _VERSION),
     "isocenter_batch_size_items": (Histogram, "Items in one session run.", _VERSION),
+    "isocenter_batches_shared_total": (
+        Counter, "Session runs of items of several callers; all windows of a volume are one caller's.", _VERSION
+    ),
     "isocenter_enqueued_total": (Counter, "Requests admitted to an engine's queue.", _VERSION),
     "isocenter_shed_total": (Counter, "Requests refused at the door.", (*_VERSION, "reason")),
     "isocenter_expired_total": (Counter, "Requests whose deadline passed in the queue.", _VERSION),
@@ -124,6 +127,8 @@ class MetricsObserver:
     def _batch_started(self, event: events.BatchStarted) -> None:
         where = (event.model, str(event.version))
         self._metrics.child("isocenter_queue_delay_seconds", *where).observe(event.oldest_queue_s)
+        if event.callers > 1:
+            self._metrics.child("isocenter_batches_shared_total", *where).inc()
 
     def _batch_finished(self, event: events.BatchFinished) -> None:
         where = (event.model, str(event.version))

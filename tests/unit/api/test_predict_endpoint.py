@@ -6,11 +6,12 @@ from typing import Any, cast
 import orjson
 import pytest
 from starlette.requests import Request
-from starlette.types import Message
+from starlette.types import Message, Scope
 
 from isocenter.api.http.connection import CONNECTION, Connection
 from isocenter.api.http.gate import HEADERS, REQUEST_ID, STARTED_S
 from isocenter.api.http.predict import PredictEndpoint
+from isocenter.api.http.scans import ScansEndpoint
 from isocenter.core.clock import ManualClock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import BadImage, IsocenterError, Overloaded
@@ -50,6 +51,19 @@ class HeldBack:
         return FOUND
 
 
+class NoScans:
+    """A server without models of volumes."""
+
+    def by_type(self, content_type: bytes | None) -> bool:
+        return False
+
+    def meant(self, scope: Scope, *, beside: str) -> bool:
+        return False
+
+    def may_be_meant(self, scope: Scope) -> bool:
+        return False
+
+
 class Codes:
     """How requests ended."""
 
@@ -70,7 +84,12 @@ class Stage:
         self.codes = Codes()
         self.read = 0
         self.endpoint = PredictEndpoint(
-            cast(Predict, self.predict), max_bytes=80, bodies=self.budget, clock=self.clock, observer=self.codes
+            cast(Predict, self.predict),
+            cast(ScansEndpoint, NoScans()),
+            max_bytes=80,
+            bodies=self.budget,
+            clock=self.clock,
+            observer=self.codes,
         )
 
     async def ask(self, size: int, *, declared: bool = True, connection: Connection | None = None) -> tuple[int, Any]:

@@ -9,7 +9,10 @@ from typer.testing import CliRunner
 
 from isocenter.cli import main
 from isocenter.cli.phantoms import FIRST_SEED
+from isocenter.imaging.codecs.volume_files import read_volume
+from isocenter.imaging.limits import VolumeLimits
 from isocenter.imaging.phantoms import brain_slice
+from isocenter.imaging.phantoms_3d import head_scan
 
 RUN = CliRunner()
 
@@ -46,3 +49,37 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     result = RUN.invoke(main.app, ["phantoms", "--out", str(tmp_path / "file" / "sub")])
     assert result.exit_code == 2
     assert "cannot write to" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_scan_and_its_truth_are_read_back_as_they_were_drawn(tmp_path: Path) -> None:
+    asked = ["phantoms", "--kind", "scan", "--out", str(tmp_path / "scans"), "--truth", str(tmp_path / "truth")]
+    result = RUN.invoke(main.app, [*asked, "--count", "1", "--seed", "1000006"])
+    phantom = head_scan(1000006)
+    name = f"several-t1c-{phantom.seed}.nii.gz"
+
+    assert result.exit_code == 0
+    for folder, drawn in (("scans", phantom.volume.voxels[0]), ("truth", phantom.truth)):
+        found = read_volume(tmp_path / folder / name, limits=VolumeLimits())
+        assert np.array_equal(found.voxels[0], drawn)
+        assert found.geometry.same_place(phantom.volume.geometry)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--kind", "scan", "--format", "jpg"], "of slices"),
+        (["--kind", "scan", "--side-px", "64"], "of slices"),
+        (["--truth", "masks"], "of scans"),
+        (["--kind", "scan", "--truth", "."], "folder of the scans"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_anything_is_written(
+    asked: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = RUN.invoke(main.app, ["phantoms", "--out", ".", *asked])
+
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not list(tmp_path.iterdir())

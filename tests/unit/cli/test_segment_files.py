@@ -3,7 +3,7 @@
 import io
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from rich.console import Console
 
 from isocenter.cli.errors import Hopeless
 from isocenter.cli.outcome import Outcome, refused
-from isocenter.cli.segment import Format
+from isocenter.cli.segment import OF_IMAGES
 from isocenter.cli.segment_files import SUFFIXES, outside, places, told, write
 from isocenter.cli.segment_report import as_table, summary
 from isocenter.cli.segment_server import rebuilt
@@ -73,7 +73,7 @@ def touch(folder: Path, *names: str) -> list[Path]:
 
 
 def test_the_formats_are_those_of_the_service() -> None:
-    assert get_args(Format) == CLIENT_FORMATS == FORMATS == tuple(SUFFIXES)
+    assert OF_IMAGES == CLIENT_FORMATS == FORMATS == tuple(SUFFIXES)
 
 
 def test_what_lay_in_a_folder_keeps_its_place(tmp_path: Path) -> None:

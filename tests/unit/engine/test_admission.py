@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isocenter.engine.admission import RISK, Admission, Busy, judge, margin_s
+from isocenter.engine.admission import CAUTION_STEP, ONE_LATE_IN, RISK, Admission, Busy, judge, margin_s
 from isocenter.engine.backlog import Ahead, Backlog
 from isocenter.engine.cost import CostModel
 
@@ -135,3 +135,17 @@ def test_the_usual_budget_follows_callers_down_quickly_and_up_slowly() -> None:
     for _ in range(5):
         room.admits(10.0)
     assert room.admission.budget_s < 1.2
+
+
+def test_caution_is_given_back_only_once_enough_were_in_time_for_each_who_was_late() -> None:
+    admission = Room().admission
+    for _ in range(3):  # at one instant: one incident
+        admission.note_late(NOW)
+    cautious_s = admission.caution_s
+    assert cautious_s == pytest.approx(CAUTION_STEP * admission.budget_s)
+    for _ in range(3 * ONE_LATE_IN):
+        admission.note_in_time()
+    assert admission.caution_s == cautious_s
+    for _ in range(ONE_LATE_IN + 1):
+        admission.note_in_time()
+    assert admission.caution_s == pytest.approx(0.0, abs=1e-9)

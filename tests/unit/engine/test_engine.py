@@ -126,7 +126,7 @@ async def test_timings_say_where_the_time_went() -> None:
         stage.clock.advance(3.0)
         await stage.let_through()
         assert (await asking).timings == EngineTimings(queue_s=1.0, service_s=3.0, batch_size=2)
-        assert stage.observer.events[-2:] == [BatchStarted("demo", 1, 2, 1.0), BatchFinished("demo", 1, 2, 3.0)]
+        assert stage.observer.events[-2:] == [BatchStarted("demo", 1, 2, 1.0, 2), BatchFinished("demo", 1, 2, 3.0)]
 
 
 async def test_a_close_deadline_ends_the_wait_for_company() -> None:

@@ -125,6 +125,27 @@ def test_a_neck_that_is_hardly_narrower_parts_nothing(neck_px: float, count: int
     assert objects_of(mask[np.newaxis], ObjectRule(split="distance", neck_px=neck_px), ["cell"]).count == count
 
 
+def test_a_neck_is_looked_for_in_the_outline_of_the_seeds_where_they_are_named() -> None:
+    # A bar has no neck; the pixels of `inside` in it do.
+    cell = np.zeros((17, 41), np.float32)
+    cell[2:15, 2:39] = 0.9
+    inside = np.zeros_like(cell)
+    inside[4:13, 4:19], inside[7:10, 19:22], inside[4:13, 22:37] = 0.6, 0.6, 0.6
+    both = np.stack([cell, inside])
+
+    def labels(**rule: object) -> Array:
+        keys = {"inside": ["cell"], "split": "distance", **rule}
+        return objects_of(both, ObjectRule.model_validate(keys), ["cell", "inside"]).labels
+
+    assert labels().max() == 1
+    assert labels(seeds="inside", seed_threshold=0.7).max() == 1, "nothing is likely enough: one object, not none"
+    parted = labels(seeds="inside")
+    assert parted.max() == 2
+    assert np.array_equal(parted > 0, cell > 0)
+    assert set(np.unique(parted[:, :19])) == {0, 1}
+    assert set(np.unique(parted[:, 22:])) == {0, 2}
+
+
 def test_an_ellipse_stays_one() -> None:
     mask = np.zeros((60, 90), np.float32)
     cv2.ellipse(mask, (45, 30), (38, 16), 20, 0, 360, 1.0, -1)

@@ -21,7 +21,7 @@ from isocenter.core.errors import (
     UnknownModel,
     WrongTask,
 )
-from isocenter.core.events import Event, Shed
+from isocenter.core.events import RecordingObserver, Shed
 from isocenter.core.request import EngineTimings, Request, Result
 from isocenter.imaging.limits import ImageLimits
 from isocenter.imaging.volume import Volume
@@ -59,14 +59,6 @@ class Engine:
         return Result({"scores": scores(request.item["x"])}, EngineTimings(0.0, 0.0, 3))
 
 
-class Recorder:
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def observe(self, event: Event) -> None:
-        self.events.append(event)
-
-
 class Stage:
     """The use case between fake engines and real threads."""
 
@@ -74,7 +66,7 @@ class Stage:
         self, *folders: ModelFolder, threads: int = 2, max_waiting: int = 64, default: str | None = None
     ) -> None:
         clock = SystemClock()
-        self.engine, self.recorder = Engine(), Recorder()
+        self.engine, self.recorder = Engine(), RecordingObserver()
         self.pool = CpuPool(threads=threads, max_waiting=max_waiting, clock=clock)
         repository = Repository(default_model=default)
         for folder in folders:

@@ -11,7 +11,7 @@ import pytest
 from isocenter.core.clock import ManualClock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import DeadlineExceeded, Overloaded, RuntimeFault
-from isocenter.core.events import Event, Shed
+from isocenter.core.events import RecordingObserver, Shed
 from isocenter.core.request import EngineTimings, Request, Result
 from isocenter.core.tensor import Array, Tensors
 from isocenter.imaging.volume import Volume
@@ -77,20 +77,12 @@ class Engine:
         return Result(self._answer(request), EngineTimings(0.0, 0.0, 1))
 
 
-class Recorder:
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def observe(self, event: Event) -> None:
-        self.events.append(event)
-
-
 class Stage:
     """The use case between a fake engine and a clock that stands still."""
 
     def __init__(self, models: Path, engine: Engine, **changes: Any) -> None:
         folder = write_segmenter(models, **changes)
-        self.engine, self.clock, self.recorder = engine, Clock(), Recorder()
+        self.engine, self.clock, self.recorder = engine, Clock(), RecordingObserver()
         self.pool = CpuPool(threads=1, max_waiting=4, clock=self.clock)
         repository = Repository()
         repository.add(ServedModel(folder, "", pipeline_of(folder.manifest), cast(Any, engine), {}))
@@ -202,3 +194,12 @@ async def test_windows_that_a_fallback_answered_are_said_to_be(tmp_path: Path) -
 
     assert answer.fallback == "spare"
     assert [note.code for note in answer.warnings] == ["fallback"]
+
+
+async def test_progress_is_told_window_by_window(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    stage = Stage(tmp_path, Engine())
+
+    answer = await stage(progress=lambda done, of: told.append((done, of)))
+
+    assert told == [(number, answer.windows) for number in range(1, answer.windows + 1)]

@@ -38,6 +38,10 @@ def test_names_are_conventional_and_carry_their_unit(name: str) -> None:
             events.BatchStarted("lungs", 1, 4, 0.001),
             'isocenter_queue_delay_seconds_count{model="lungs",version="1"} 1.0',
         ),
+        (
+            events.BatchStarted("lungs", 1, 4, 0.001, 2),
+            'isocenter_batches_shared_total{model="lungs",version="1"} 1.0',
+        ),
         (events.BatchFinished("lungs", 1, 4, 0.01), 'isocenter_batch_size_items_sum{model="lungs",version="1"} 4.0'),
         (
             events.BatchFailed("lungs", 1, 4, "RuntimeFault"),

@@ -20,9 +20,11 @@ from isocenter.api.http.cells_v1_routes import v1_information_routes, v1_segment
 from isocenter.api.http.exposition import Exposition
 from isocenter.api.http.gate import Endpoint, Gate
 from isocenter.api.http.information import model_routes, probe_routes
+from isocenter.api.http.jobs import JobsDoor, job_routes
 from isocenter.api.http.predict import PredictEndpoint, predict_routes
 from isocenter.api.http.problems import as_asked, problem, problem_response
 from isocenter.api.http.reload import ReloadFrom, Reloads, reload_routes
+from isocenter.api.http.scans import ScansDoor, ScansEndpoint
 from isocenter.api.http.segment import SegmentEndpoint, segment_routes
 from isocenter.api.http.stats import stats_routes
 from isocenter.core.clock import Clock
@@ -33,7 +35,10 @@ from isocenter.repository.repository import Repository
 from isocenter.serving.budget import ByteBudget
 from isocenter.serving.cells import SegmentImage
 from isocenter.serving.health import Door, HealthCheck
+from isocenter.serving.jobs.jobs import Jobs
+from isocenter.serving.jobs.scan_jobs import ScanJobs
 from isocenter.serving.predict import Predict
+from isocenter.serving.scans import SegmentScan
 from isocenter.serving.stats import StatsSource
 
 _DESCRIPTION = "Serves medical-image models inside a deadline. Every refusal names the measured value and the limit."
@@ -43,11 +48,14 @@ def build_http(
     *,
     predict: Predict,
     cells: SegmentImage,
+    scans: SegmentScan,
+    jobs: Jobs | None,
     repository: Repository,
     health: HealthCheck,
     door: Door,
     metrics: Exposition,
     limits: ImageLimits,
+    max_scan_bytes: int,
     clock: Clock,
     observer: Observer,
     logger: logging.Logger,
@@ -60,9 +68,13 @@ def build_http(
     """Put the application together."""
     # The page at /docs comes with its scripts: a browser in a hospital need not, and shall not, ask another host.
     app = FastAPIOffline(title="Isocenter", version=__version__, description=_DESCRIPTION, redoc_url=None)
-    endpoint = PredictEndpoint(predict, max_bytes=limits.max_bytes, bodies=bodies, clock=clock, observer=observer)
+    of_scans = ScansEndpoint(ScansDoor(scans, repository, max_scan_bytes, bodies, clock, observer))
+    endpoint = PredictEndpoint(
+        predict, of_scans, max_bytes=limits.max_bytes, bodies=bodies, clock=clock, observer=observer
+    )
     within = CellsDoor(cells, limits.max_bytes, bodies, clock, observer)
-    segment, segment_v1, batch_v1 = SegmentEndpoint(within), SegmentV1Endpoint(within), BatchSegmentV1Endpoint(within)
+    segment = SegmentEndpoint(within, of_scans)
+    segment_v1, batch_v1 = SegmentV1Endpoint(within), BatchSegmentV1Endpoint(within)
     direct: dict[str, Endpoint] = {
         "/predict": endpoint,
         "/segment": segment,
@@ -76,6 +88,8 @@ def build_http(
     app.include_router(probe_routes(health, metrics))
     app.include_router(model_routes(repository, limits))
     app.include_router(stats_routes(stats))
+    of_jobs = None if jobs is None else ScanJobs(scans, jobs.on_thread)
+    app.include_router(job_routes(JobsDoor(jobs, of_jobs, bodies, max_scan_bytes, door)))
     app.include_router(reload_routes(reloads, reload_from))
     app.add_exception_handler(IsocenterError, _typed)
     app.add_exception_handler(HTTPException, _framework)
@@ -99,8 +113,11 @@ def _schema(app: FastAPI, direct: Collection[str]) -> dict[str, Any]:
         schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         for path, methods in schema["paths"].items():
             for operation in methods.values():
-                if path not in direct and operation["responses"].pop("422", None):
-                    operation["responses"]["400"] = dict(operation["responses"]["404"], description="Bad Request")
+                answers = operation["responses"]
+                if path not in direct and "HTTPValidationError" in str(answers.get("422")):
+                    del answers["422"]
+                    answers["400"] = dict(next(each for each in answers.values() if "ProblemShape" in str(each)))
+                    answers["400"]["description"] = "Bad Request"
         app.openapi_schema = schema
     return app.openapi_schema
 

@@ -1,12 +1,14 @@
 """What the head of a request says: query parameters and the time that is given."""
 
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Collection, Mapping
+from typing import Final, TypeVar
 
 from starlette.datastructures import QueryParams
 
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import BadRequest
+
+T = TypeVar("T")
 
 _MIN_TIMEOUT_MS: Final = 0.001
 _MAX_TIMEOUT_MS: Final = 3_600_000.0
@@ -62,3 +64,27 @@ def deadline_in(timeout_ms: bytes | None, started_s: float) -> Deadline | None:
         given = timeout_ms[:64].decode("latin-1")
         raise BadRequest(f"X-Timeout-Ms is {given!r}; it must be a number of milliseconds from 0.001 to 3600000")
     return Deadline.after(value / 1e3, now_s=started_s)
+
+
+def accepted(header: bytes | None, known: Mapping[str, T]) -> T:
+    """What an `Accept` header asks for, of the media types that are written here; JSON if it names none of them.
+
+    A header that names nothing that is written here is as good as none (RFC 9110, 12.5.1).
+
+    >>> accepted(b"text/html, image/png;q=0.5", {"application/json": 1, "image/png": 2})
+    2
+    """
+    best, best_weight = known["application/json"], 0.0
+    for each in (header or b"").decode("latin-1").lower().split(","):
+        kind, *parameters = (part.strip() for part in each.split(";"))
+        weight = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    weight = float(parameter[2:])
+                except ValueError:
+                    weight = 0.0
+        found = known.get({"*/*": "application/json", "application/*": "application/json"}.get(kind, kind))
+        if found is not None and weight > best_weight:
+            best, best_weight = found, weight
+    return best

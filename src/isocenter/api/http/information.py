@@ -104,7 +104,8 @@ def _describe(repository: Repository, model: ServedModel, limits: ImageLimits) -
         license=manifest.license,
         state=model.engine.state.value,
         digest=model.digest,
-        runtime=manifest.runtime.kind,
+        runtime=manifest.runtime_kind,
+        runtime_stated=manifest.runtime.kind,
         precision=manifest.runtime.precision,
         labels=list(manifest.output.labels),
         input=InputShape(

@@ -11,15 +11,28 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from isocenter.api.http.answer import Answer
-from isocenter.api.http.body import FIELDS, check_length, receive_image
+from isocenter.api.http.body import FIELDS, check_length, image_in, receive_body
 from isocenter.api.http.connection import WhileConnected
+from isocenter.api.http.form import is_form
 from isocenter.api.http.gate import HEADERS, REQUEST_ID, STARTED_S
 from isocenter.api.http.head import deadline_in, query_of, version_in
 from isocenter.api.http.problems import problem
+from isocenter.api.http.scan_form import begins_as_scan
+from isocenter.api.http.scans import BODY, ScansEndpoint
 from isocenter.api.http.schemas import PredictionShape, ProblemShape
+from isocenter.api.http.schemas_scans import NAMED_SCAN, SCAN_PARAMETERS, ScanShape
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
-from isocenter.core.errors import DeadlineExceeded, IsocenterError, without_frames
+from isocenter.core.errors import (
+    BadInput,
+    BadRequest,
+    DeadlineExceeded,
+    IsocenterError,
+    MissingImage,
+    TooManyBytes,
+    UnsupportedMedia,
+    without_frames,
+)
 from isocenter.core.events import Answered, Event, Observer, Shed
 from isocenter.serving.budget import Booking, ByteBudget
 from isocenter.serving.predict import Predict
@@ -31,11 +44,13 @@ _BODY: dict[str, Any] = {
         "content": {
             "multipart/form-data": {"schema": {"type": "object", "properties": dict.fromkeys(FIELDS, _IMAGE)}},
             "application/octet-stream": {"schema": _IMAGE},
+            "application/json": {"schema": {"type": "object", "properties": NAMED_SCAN, "required": ["scan_path"]}},
         },
     },
     "parameters": [
         {"name": "model", "in": "query", "schema": {"type": "string"}, "description": "Needed if several are served."},
         {"name": "version", "in": "query", "schema": {"type": "integer"}, "description": "The highest if not given."},
+        *SCAN_PARAMETERS,
         {
             "name": "X-Timeout-Ms",
             "in": "header",
@@ -61,13 +76,30 @@ class _Same(NamedTuple):
     events: tuple[Event, ...]
 
 
+class _PerhapsAScan(Exception):
+    """No picture was found in a body: a scan may be."""
+
+    def __init__(self, body: bytes | bytearray, error: IsocenterError) -> None:
+        super().__init__()
+        self.body = body
+        self.error = error
+
+
 class PredictEndpoint:
-    """One image in a request to one answer, or one problem."""
+    """One image in a request to one answer, or one problem; what is meant for a model of volumes is handed over."""
 
     def __init__(
-        self, predict: Predict, *, max_bytes: int, bodies: ByteBudget, clock: Clock, observer: Observer
+        self,
+        predict: Predict,
+        scans: ScansEndpoint,
+        *,
+        max_bytes: int,
+        bodies: ByteBudget,
+        clock: Clock,
+        observer: Observer,
     ) -> None:
         self._predict = predict
+        self._scans = scans
         self._bodies = bodies
         self._max_bytes = max_bytes
         self._clock = clock
@@ -81,6 +113,9 @@ class PredictEndpoint:
         model: str | None = None
         version: int | None = None
         headers = scope[HEADERS]
+        if self._scans.by_type(headers.get(b"content-type")):
+            return await self._scans(request)
+        received = False
         try:
             length = check_length(headers.get(b"content-length"), self._max_bytes)
             if (let_in := scope.get(_LET_IN)) is not None:
@@ -89,6 +124,7 @@ class PredictEndpoint:
                 model, version = _which(scope["query_string"])
                 deadline = self._deadline(headers, model, version, started_s)
                 self._predict.check(model, version, deadline)
+            received = True
             with WhileConnected(scope), self._bodies.book(length or 0) as booking:
                 image = await self._receive(request, deadline, booking)
                 received_s = self._clock.now_s()
@@ -99,7 +135,12 @@ class PredictEndpoint:
                     version=version,
                     deadline=deadline,
                 )
+        except _PerhapsAScan as perhaps:
+            scope[BODY] = perhaps.body
+            return await self._scans.perhaps(request) or self._refused(perhaps.error, model, version, started_s)
         except IsocenterError as error:
+            if not received and (answer := await self._handed_over(request, error)) is not None:
+                return answer
             return self._refused(error, model, version, started_s)
         total_s = self._clock.now_s() - started_s
         found = replace(found, stages_s={"receive": received_s - started_s, **found.stages_s})
@@ -113,6 +154,8 @@ class PredictEndpoint:
         None lets it in, and it is not asked again.
         """
         headers, started_s = scope[HEADERS], scope[STARTED_S]
+        if self._scans.by_type(headers.get(b"content-type")):
+            return None
         asked = scope["query_string"], headers.get(b"x-timeout-ms")
         same = self._same.get(asked)
         if same is not None and started_s < same.until_s:
@@ -128,6 +171,8 @@ class PredictEndpoint:
         try:
             self._predict.check(model, version, deadline)
         except IsocenterError as error:
+            if isinstance(error, BadInput) and self._scans.meant(scope, beside="classification"):
+                return None
             answer = self._refused(error, model, version, started_s)
             if error.holds_s:
                 self._keep(asked, answer, error, model, version)
@@ -165,27 +210,49 @@ class PredictEndpoint:
     async def _receive(self, request: Request, deadline: Deadline, booking: Booking) -> bytes:
         """The image, or the deadline's end: a body that trickles in holds nobody up for longer."""
         left_s = deadline.left_s(self._clock.now_s())
+        content_type = request.scope[HEADERS].get(b"content-type")
         try:
             async with asyncio.timeout(left_s):
-                content_type = request.scope[HEADERS].get(b"content-type")
-                return await receive_image(request.receive, content_type, max_bytes=self._max_bytes, booking=booking)
+                body = await receive_body(request.receive, max_bytes=self._max_bytes, booking=booking)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"the deadline passed before the image was completely here, after {left_s:.3f} s",
                 details={"waited_s": round(left_s, 3), "where": "receive"},
             ) from None
+        try:
+            image = image_in(body, content_type, max_bytes=self._max_bytes)
+        except (MissingImage, BadRequest) as error:
+            if self._scans.may_be_meant(request.scope):
+                raise _PerhapsAScan(body, without_frames(error)) from None
+            raise
+        if begins_as_scan(image) and self._scans.may_be_meant(request.scope):
+            raise _PerhapsAScan(body, UnsupportedMedia("this is a scan, and a model of pictures is asked"))
+        return image
+
+    async def _handed_over(self, request: Request, error: IsocenterError) -> Response | None:
+        """The answer to what cannot be answered with a class by its head, if it is meant for a model of volumes."""
+        if isinstance(error, BadInput) and self._scans.meant(request.scope, beside="classification"):
+            return await self._scans(request)
+        form = is_form(request.scope[HEADERS].get(b"content-type"))
+        if form and isinstance(error, TooManyBytes) and self._scans.may_be_meant(request.scope):
+            return await self._scans.perhaps(request)
+        return None
 
 
 def predict_routes(endpoint: PredictEndpoint) -> APIRouter:
     """The route as the manual shows it."""
     router = APIRouter(tags=["predict"])
     problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": ProblemShape} for status in (400, 404, 413, 415, 422, 429, 503, 504)
+        status: {"model": ProblemShape} for status in (400, 403, 404, 413, 415, 422, 429, 503, 504)
     }
 
-    @router.post("/predict", response_model=PredictionShape, responses=problems, openapi_extra=_BODY)
+    @router.post("/predict", response_model=PredictionShape | ScanShape, responses=problems, openapi_extra=_BODY)
     async def predict_image(request: Request) -> Response:
-        """Classify one image: a form with the field `image` or `file`, or the image itself as the body."""
+        """Classify one image: a form with the field `image` or `file`, or the image itself as the body.
+
+        With a model of volumes: find what it looks for in one scan, sent in the same ways, as several files of a form,
+        as a file for each channel by its name, or named by `scan_path`.
+        """
         return await endpoint(request)
 
     return router

@@ -115,7 +115,8 @@ class ModelShape(Shape):
     license: str
     state: str
     digest: str = Field(description="sha256 of the weights that answer.")
-    runtime: str
+    runtime: str = Field(description="What runs it here.")
+    runtime_stated: str = Field(description="What its manifest says; `auto` where the choice is this machine's.")
     precision: str
     labels: list[str | int]
     input: InputShape

@@ -11,10 +11,11 @@ from isocenter.api.http.body import FIELDS, check_length
 from isocenter.api.http.cells import WHAT_IS_ASKED, CellsDoor, asked_in, both
 from isocenter.api.http.connection import WhileConnected
 from isocenter.api.http.gate import HEADERS, REQUEST_ID, STARTED_S
-from isocenter.api.http.head import query_of
+from isocenter.api.http.head import accepted, query_of
+from isocenter.api.http.scans import ScansEndpoint
 from isocenter.api.http.schemas import ProblemShape
 from isocenter.api.http.schemas_cells import SegmentationShape
-from isocenter.core.errors import BadRequest, BadValue, IsocenterError
+from isocenter.core.errors import BadInput, BadRequest, BadValue, IsocenterError
 from isocenter.serving.cell_answer import FORMATS, CellFormat
 from isocenter.serving.cells import CellsAsked
 
@@ -66,22 +67,27 @@ _BY_MEDIA_TYPE: Final[dict[str, tuple[CellFormat, bool]]] = {
 
 
 class SegmentEndpoint:
-    """One image in a request to one answer, or one problem."""
+    """One image in a request to one answer, or one problem; what is meant for a model of volumes is handed over."""
 
-    def __init__(self, door: CellsDoor) -> None:
+    def __init__(self, door: CellsDoor, scans: ScansEndpoint) -> None:
         self._door = door
+        self._scans = scans
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request. Every typed error is a response; nothing is raised for what a caller sent."""
         door, scope = self._door, request.scope
         started_s: float = scope[STARTED_S]
         headers = scope[HEADERS]
+        if self._scans.by_type(headers.get(b"content-type")):
+            return await self._scans(request)
         asked = CellsAsked()
+        received = False
         try:
             length = check_length(headers.get(b"content-length"), door.max_bytes)
             texts = query_of(scope["query_string"], (*WHAT_IS_ASKED, "format"))
             asked = asked_in(texts)
             deadline = door.begin(request, asked)
+            received = True
             with WhileConnected(scope), door.bodies.book(length or 0) as booking:
                 form = await door.receive(request, deadline, booking, max_bytes=door.max_bytes, file_fields=FIELDS)
                 received_s = door.clock.now_s()
@@ -101,6 +107,8 @@ class SegmentEndpoint:
                 else:
                     rendered = await door.cells.rendered(found, written, deadline, tiff=tiff)
         except IsocenterError as error:
+            if not received and isinstance(error, BadInput) and self._scans.meant(scope, beside="segmentation"):
+                return await self._scans(request)
             return door.refused(error, asked, started_s)
         door.count("ok", asked, started_s, found.stages_s)
         return Answer(rendered.body, media_type=rendered.media_type)
@@ -132,7 +140,7 @@ def format_in(named: str | None, accept: bytes | None) -> tuple[CellFormat, bool
     Raises:
         BadValue: there is no format of that name.
     """
-    wanted = _accepted(accept)
+    wanted = accepted(accept, _BY_MEDIA_TYPE)
     if named is None:
         return wanted
     for known in FORMATS:
@@ -142,20 +150,3 @@ def format_in(named: str | None, accept: bytes | None) -> tuple[CellFormat, bool
         f"format {named[:64]!r} is not written; there are {', '.join(FORMATS)}",
         details={"format": named[:64], "formats": list(FORMATS)},
     )
-
-
-def _accepted(header: bytes | None) -> tuple[CellFormat, bool]:
-    best, best_weight = _BY_MEDIA_TYPE["application/json"], 0.0
-    for each in (header or b"").decode("latin-1").lower().split(","):
-        kind, *parameters = (part.strip() for part in each.split(";"))
-        weight = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                try:
-                    weight = float(parameter[2:])
-                except ValueError:
-                    weight = 0.0
-        found = _BY_MEDIA_TYPE.get({"*/*": "application/json", "application/*": "application/json"}.get(kind, kind))
-        if found is not None and weight > best_weight:
-            best, best_weight = found, weight
-    return best

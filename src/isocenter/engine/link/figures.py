@@ -63,9 +63,20 @@ class OwnFigures:
         """Bytes of request bodies that are held or expected."""
         return int(self._words[3])
 
-    def tell(self, *, inside: int, decoding: int, body_bytes: int) -> None:
+    @property
+    def jobs_queued(self) -> int:
+        """Jobs that wait; of the one front end that runs them."""
+        return int(self._words[4])
+
+    @property
+    def jobs_running(self) -> int:
+        """Jobs that run."""
+        return int(self._words[5])
+
+    def tell(self, *, inside: int, decoding: int, body_bytes: int, jobs_queued: int = 0, jobs_running: int = 0) -> None:
         """Say how things stand."""
         self._words[1], self._words[2], self._words[3] = inside, decoding, body_bytes
+        self._words[4], self._words[5] = jobs_queued, jobs_running
 
     def clear(self) -> None:
         """Begin at zero."""

@@ -7,7 +7,8 @@ multi-frame one (`dicom_frames`).
 import logging
 import warnings
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from io import BytesIO
 from types import ModuleType
 from typing import Any, Final
@@ -45,7 +46,6 @@ PIXEL_DATA: Final = 0x7FE00010
 _OTHER_PIXELS: Final = {0x7FE00008, 0x7FE00009}
 _LONG_FORMS: Final = {b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"UN"}
 _UNDEFINED: Final = 0xFFFFFFFF
-_OF_PYDICOM: Final = r"pydicom(\.|$)"
 _KEYWORDS: Final = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID",
     "Modality", "BodyPartExamined", "Manufacturer", "SeriesNumber", "InstanceNumber", "ImageType", "Rows", "Columns",
@@ -124,6 +124,17 @@ class Plane:
     kinds: tuple[tuple[str, str], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class SliceHeader:
+    """A slice of a volume: its file up to the pixels, inflated, and which frame of it, from 0. It names the patient."""
+
+    head: bytes = field(repr=False)
+    starts_at: int
+    syntax: str
+    frame: int
+    position_lps_mm: tuple[float, float, float]
+
+
 def pydicom() -> ModuleType:
     """pydicom, without its warnings: they quote what a file holds.
 
@@ -134,11 +145,17 @@ def pydicom() -> ModuleType:
         import pydicom as found
     except ImportError as exc:
         raise MissingExtra("reading DICOM needs pydicom: pip install 'isocenter[dicom]'") from exc
-    if not any(getattr(each[3], "pattern", "") == _OF_PYDICOM for each in warnings.filters):
-        warnings.filterwarnings("ignore", module=_OF_PYDICOM)
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    hush("pydicom")
     found.config.settings.reading_validation_mode = found.config.IGNORE
     return found
+
+
+def hush(library: str) -> None:
+    """Keep a library's warnings and log back, for the whole process: they quote what files hold."""
+    modules = rf"{library}(\.|$)"
+    if not any(getattr(each[3], "pattern", "") == modules for each in warnings.filters):
+        warnings.filterwarnings("ignore", module=modules)
+    logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
 def is_dicom(start: bytes) -> bool:
@@ -170,6 +187,31 @@ def read_planes(part: Part, *, limits: VolumeLimits) -> list[Plane]:
         raise BadImage(
             f"file {part.number} is broken DICOM ({type(exc).__name__})", details={"file": part.number}
         ) from exc
+
+
+def slice_headers(planes: Iterable[Plane], *, limits: VolumeLimits) -> tuple[SliceHeader, ...]:
+    """What the files of planes hold before their pixels, in the order of the planes; one copy a file."""
+    heads: dict[int, bytes] = {}
+    found = []
+    for plane in planes:
+        file = plane.file
+        if file.part.number not in heads:
+            packed = file.syntax == DEFLATED
+            heads[file.part.number] = (
+                data_of(file, limits)[: file.pixels_at] if packed else file.part.read(file.pixels_at)
+            )
+        found.append(SliceHeader(heads[file.part.number], file.starts_at, file.syntax, plane.index, plane.position_mm))
+    return tuple(found)
+
+
+def dataset_of(header: SliceHeader, *, tags: Sequence[int] | None = None) -> Any:
+    """The data set of a slice's file up to its pixels, or what it holds of some tags."""
+    file = BytesIO(header.head)
+    file.seek(header.starts_at)
+    implicit, little = header.syntax == IMPLICIT, header.syntax != BIG_ENDIAN
+    return pydicom().filereader.read_dataset(
+        file, implicit, little, stop_when=lambda tag, _vr, _length: tag >= _first_pixels(), specific_tags=tags
+    )
 
 
 def data_of(file: ImageFile, limits: VolumeLimits) -> bytes:

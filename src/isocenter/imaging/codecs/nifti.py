@@ -41,7 +41,7 @@ _PACKED_START_BYTES: Final = 4_096
 _GZIP: Final = b"\x1f\x8b"
 
 # name, format, offset: of what is asked of nifti1.h and nifti2.h
-_FIELDS_1: Final = (
+NIFTI1_FIELDS: Final = (
     ("dim", "8i2", 40), ("datatype", "i2", 70), ("bitpix", "i2", 72), ("pixdim", "8f4", 76), ("vox_offset", "f4", 108),
     ("scl_slope", "f4", 112), ("scl_inter", "f4", 116), ("xyzt_units", "u1", 123), ("qform_code", "i2", 252),
     ("sform_code", "i2", 254), ("quatern", "3f4", 256), ("qoffset", "3f4", 268), ("srow", "(3,4)f4", 280),
@@ -177,7 +177,7 @@ def read(part: Part, *, limits: VolumeLimits, volume: int | None = None) -> Volu
 
 
 def _layout(start: bytes) -> tuple[int, str, tuple[tuple[str, str, int], ...]] | None:
-    for version, size, fields, at in ((1, 348, _FIELDS_1, 344), (2, 540, _FIELDS_2, 4)):
+    for version, size, fields, at in ((1, 348, NIFTI1_FIELDS, 344), (2, 540, _FIELDS_2, 4)):
         for order, name in (("<", "little"), (">", "big")):
             wanted = (b"n+%d" % version, b"ni%d" % version)
             if start[:4] == size.to_bytes(4, name) and start[at : at + 3] in wanted:  # type: ignore[arg-type]
@@ -262,7 +262,7 @@ def _affine(said: dict[str, Any]) -> tuple[Affine, tuple[Note, ...]]:
     if said["sform_code"] > 0:
         forms["sform"] = np.vstack([np.asarray(said["srow"], np.float64), (0, 0, 0, 1)])
     if said["qform_code"] > 0:
-        forms["qform"] = _from_quaternion(said)
+        forms["qform"] = from_quaternion(said)
     if not forms:
         raise MissingGeometry("neither sform nor qform of the NIfTI says where it lies: both codes are 0")
     for name, form in forms.items():
@@ -281,8 +281,12 @@ def _affine(said: dict[str, Any]) -> tuple[Affine, tuple[Note, ...]]:
     return affine, tuple(notes)
 
 
-def _from_quaternion(said: dict[str, Any]) -> Affine:
-    """nifti1.h, "METHOD 2"."""
+def from_quaternion(said: dict[str, Any]) -> Affine:
+    """Millimetres in RAS, from `quatern`, `qoffset` and `pixdim` of a header: nifti1.h, "METHOD 2".
+
+    Raises:
+        BadGeometry: the voxels have no size, or the quaternion is too long.
+    """
     b, c, d = (float(each) for each in said["quatern"])
     zooms = [float(each) for each in said["pixdim"][1:4]]
     if not all(0 < each < math.inf for each in zooms):

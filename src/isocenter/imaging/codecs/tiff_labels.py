@@ -11,10 +11,9 @@ import numpy as np
 
 from isocenter.core.tensor import Array
 from isocenter.imaging.codecs import tiff
+from isocenter.imaging.codecs.tiff_directory import LONG, LONG8, SHORT, Values, directory, resolution
 
 _STRIP_BYTES: Final = 4 * 2**20
-_SHORT, _LONG, _LONG8, _FRACTION = 3, 4, 16, 5
-_PER_X, _PER_Y, _UNIT, _CM = 282, 283, 296, 3
 _LEVEL = 1  # labels are long runs: more effort saves little
 
 
@@ -71,35 +70,19 @@ class LabelFile:
 
     def _directory(self, at: int) -> bytes:
         offsets, counts = zip(*self._strips, strict=True)
-        entries: list[tuple[int, int, list[int]]] = [
-            (tiff.WIDTH, _LONG, [self._width]),
-            (tiff.HEIGHT, _LONG, [self._height]),
-            (tiff.BITS, _SHORT, [32]),
-            (tiff.COMPRESSION, _SHORT, [tiff.DEFLATE]),
-            (tiff.PHOTOMETRIC, _SHORT, [tiff.MIN_IS_BLACK]),
-            (tiff.STRIP_OFFSETS, _LONG8, [*offsets]),
-            (tiff.SAMPLES, _SHORT, [1]),
-            (tiff.ROWS_PER_STRIP, _LONG, [self._rows_per_strip]),
-            (tiff.STRIP_COUNTS, _LONG8, [*counts]),
-            (tiff.SAMPLE_FORMAT, _SHORT, [tiff.UNSIGNED]),
-        ]
-        if self._pixel_size_um is not None:
-            height_um, width_um = self._pixel_size_um
-            entries += [(_PER_X, _FRACTION, _per_cm(width_um)), (_PER_Y, _FRACTION, _per_cm(height_um))]
-            entries += [(_UNIT, _SHORT, [_CM])]
-        values_at = at + 8 + 20 * len(entries) + 8
-        table, values = [struct.pack("<Q", len(entries))], b""
-        for tag, kind, numbers in sorted(entries):
-            code = {_SHORT: "H", _LONG: "I", _LONG8: "Q", _FRACTION: "I"}[kind]
-            packed = struct.pack(f"<{len(numbers)}{code}", *numbers)
-            count = len(numbers) // 2 if kind == _FRACTION else len(numbers)
-            table.append(struct.pack("<HHQ", tag, kind, count))
-            if len(packed) <= 8:
-                table.append(packed.ljust(8, b"\0"))
-            else:
-                table.append(struct.pack("<Q", values_at + len(values)))
-                values += packed.ljust(-(-len(packed) // 8) * 8, b"\0")
-        return b"".join((*table, struct.pack("<Q", 0), values))
+        tags = {
+            tiff.WIDTH: Values(LONG, [self._width]),
+            tiff.HEIGHT: Values(LONG, [self._height]),
+            tiff.BITS: Values(SHORT, [32]),
+            tiff.COMPRESSION: Values(SHORT, [tiff.DEFLATE]),
+            tiff.PHOTOMETRIC: Values(SHORT, [tiff.MIN_IS_BLACK]),
+            tiff.STRIP_OFFSETS: Values(LONG8, offsets),
+            tiff.SAMPLES: Values(SHORT, [1]),
+            tiff.ROWS_PER_STRIP: Values(LONG, [self._rows_per_strip]),
+            tiff.STRIP_COUNTS: Values(LONG8, counts),
+            tiff.SAMPLE_FORMAT: Values(SHORT, [tiff.UNSIGNED]),
+        }
+        return directory(tags | resolution(self._pixel_size_um), at, big=True)
 
 
 class Scratch:
@@ -123,11 +106,3 @@ class Scratch:
         for rows, size in self._parts:
             labels = np.frombuffer(zlib.decompress(self._file.read(size)), np.uint32)
             yield change(labels.reshape(rows, self._width))
-
-
-def _per_cm(um: float) -> list[int]:
-    """Pixels a centimetre, as a fraction of numbers below 2**32."""
-    above, below = 10_000 / um, 1
-    while above * 10 < 2**31 and below < 10**6:
-        above, below = above * 10, below * 10
-    return [min(2**32 - 1, round(above)), below]

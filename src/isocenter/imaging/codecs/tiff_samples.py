@@ -19,6 +19,7 @@ from isocenter.core.tensor import Array
 from isocenter.imaging.codecs import jpeg, tiff
 from isocenter.imaging.codecs.ifd import Readable
 from isocenter.imaging.codecs.tiff import TiffHeader
+from isocenter.imaging.codecs.tiff_directory import LONG, SHORT, Values, directory
 
 _BY_LIBTIFF = (tiff.LZW, tiff.PACKBITS, tiff.ZSTD)
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # the last byte of the segment says what the colours are
@@ -227,19 +228,8 @@ def write_tiff(order: str, tags: Mapping[int, Sequence[int]], blocks: Sequence[b
         offsets.append(at)
         at += len(block)
     where, counts = (tiff.TILE_OFFSETS, tiff.TILE_COUNTS) if tiled else (tiff.STRIP_OFFSETS, tiff.STRIP_COUNTS)
-    table = dict(tags) | {where: offsets, counts: [len(block) for block in blocks]}
-    at += at & 1
-    values_at = at + 2 + 12 * len(table) + 4
-    entries, values = [struct.pack(order + "H", len(table))], b""
-    for tag, numbers in sorted(table.items()):
-        kind, code = (4, "I") if tag in (where, counts) or max(numbers) > 65535 else (3, "H")
-        packed = struct.pack(f"{order}{len(numbers)}{code}", *numbers)
-        entries.append(struct.pack(order + "HHI", tag, kind, len(numbers)))
-        if len(packed) > 4:
-            entries.append(struct.pack(order + "I", values_at + len(values)))
-            values += packed + b"\0" * (len(packed) & 1)
-        else:
-            entries.append(packed.ljust(4, b"\0"))
-    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", at)
-    body = b"".join((head, *blocks))
-    return b"".join((body, b"\0" * (len(body) & 1), *entries, b"\0\0\0\0", values))
+    table = {tag: Values(LONG if max(numbers) > 65535 else SHORT, numbers) for tag, numbers in tags.items()}
+    table |= {where: Values(LONG, offsets), counts: Values(LONG, [len(block) for block in blocks])}
+    odd = at & 1
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", at + odd)
+    return b"".join((head, *blocks, bytes(odd), directory(table, at + odd, order=order)))

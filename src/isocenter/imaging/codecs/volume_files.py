@@ -18,7 +18,7 @@ from isocenter.core.errors import (
     UnsupportedMedia,
 )
 from isocenter.imaging.codecs import dicom, dicom_series, metaimage, nifti, nrrd
-from isocenter.imaging.codecs.dicom import COMPRESSED, Plane
+from isocenter.imaging.codecs.dicom import COMPRESSED, Plane, SliceHeader, slice_headers
 from isocenter.imaging.codecs.volume_grid import pick_volume, volume_notes
 from isocenter.imaging.codecs.volume_parts import Part, Source, parts_of
 from isocenter.imaging.geometry import Geometry
@@ -101,6 +101,16 @@ class _Found:
     beside: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """A volume, what is known of its series, and what a DICOM object that refers to it needs of its files."""
+
+    volume: Volume
+    facts: SeriesFacts
+    slices: tuple[SliceHeader, ...] = ()
+    """Of DICOM only: one a slice, in the order of the volume. They hold identifiers, and no pixels."""
+
+
 def read_volume(source: Source, *, limits: VolumeLimits, pick: Pick | None = None) -> Volume:
     """Read one scan: voxels [1, i, j, k] in the index order of nibabel, ITK and MONAI, their place in LPS.
 
@@ -128,7 +138,28 @@ def read_series(source: Source, *, limits: VolumeLimits, pick: Pick | None = Non
         raise _unforeseen(exc) from exc
 
 
+def read_scan(source: Source, *, limits: VolumeLimits, pick: Pick | None = None) -> Scan:
+    """As `read_series`, with what a segmentation in DICOM needs of the files.
+
+    Raises:
+        BadInput, MissingExtra: as `read_volume`.
+    """
+    try:
+        volume, facts, stack = _read_stack(source, limits, pick or Pick())
+        return Scan(volume=volume, facts=facts, slices=slice_headers(stack.planes, limits=limits) if stack else ())
+    except IsocenterError:
+        raise
+    except Exception as exc:
+        raise _unforeseen(exc) from exc
+
+
 def _read_series(source: Source, limits: VolumeLimits, asked: Pick) -> tuple[Volume, SeriesFacts]:
+    return _read_stack(source, limits, asked)[:2]
+
+
+def _read_stack(
+    source: Source, limits: VolumeLimits, asked: Pick
+) -> tuple[Volume, SeriesFacts, dicom_series.Stack | None]:
     found = _found(parts_of(source, limits=limits), limits)
     if found.broken:
         raise found.broken[0]
@@ -139,14 +170,14 @@ def _read_series(source: Source, limits: VolumeLimits, asked: Pick) -> tuple[Vol
     if number > len(series):
         kind, part = found.whole[number - len(series) - 1]
         volume = _READERS[kind].read(part, limits=limits, volume=asked.volume)
-        return replace(volume, notes=(*volume.notes, *aside)), _file_facts(number, kind, part, limits)
+        return replace(volume, notes=(*volume.notes, *aside)), _file_facts(number, kind, part, limits), None
     planes = series[number - 1]
     volumes = dicom_series.volumes_of(planes)
     picked = pick_volume(len(volumes), asked.volume)
     stack = dicom_series.stack_of(volumes[picked])
     volume, _ = dicom_series.voxels_of(stack, limits=limits)
     notes = (*volume.notes, *volume_notes(len(volumes), picked), *aside)
-    return replace(volume, notes=notes), _series_facts(number, planes)
+    return replace(volume, notes=notes), _series_facts(number, planes), stack
 
 
 def describe(source: Source, *, limits: VolumeLimits) -> list[SeriesFacts]:

@@ -18,7 +18,8 @@ def probabilities_of(scores: Array, activation: Activation) -> FloatArray:
     """
     values: FloatArray = scores.astype(np.float32, copy=activation != "none")
     if activation == "softmax":
-        values -= values.max(axis=0)
+        with np.errstate(over="ignore"):  # what is further below than a number can say has the probability 0
+            values -= values.max(axis=0)
         np.exp(values, out=values)
         values /= values.sum(axis=0)
     elif activation == "sigmoid":
@@ -50,5 +51,15 @@ def masks_of(values: Array, threshold: float | None) -> Array:
     """
     if threshold is not None:
         return (values >= threshold).astype(np.uint8)
-    best: Array = values.argmax(axis=0)
-    return best.astype(np.uint8 if len(values) <= 256 else np.uint16)
+    labels: Array = np.zeros(values.shape[1:], np.uint8 if len(values) <= 256 else np.uint16)
+    best = values[0]
+    for number in range(1, len(values)):  # argmax over the slowest axis takes ten times as long, and 8 bytes a voxel
+        best = _ahead(values[number], best, labels, number)
+    return labels
+
+
+def _ahead(values: Array, best: Array, labels: Array, number: int) -> Array:
+    """Give a label to the voxels that say it loudest so far; the highest value of each."""
+    ahead = values > best
+    np.copyto(labels, labels.dtype.type(number), where=ahead)
+    return np.maximum(values, best)

@@ -27,11 +27,12 @@ class ObjectRule(BaseModel):
     split: Literal["none", "seeds", "distance"] = "none"
     """What parts objects that touch: nothing, `seeds` of a label of their own, or necks in the outline (`distance`)."""
     seeds: str | int | None = None
-    """For `split: seeds`: the label of the pixels of which each group is one object."""
+    """For `split: seeds`: the label of the pixels of which each group is one object. For `split: distance`: necks are
+    looked for in the outline of these pixels; left out, in that of the object."""
     border: str | int | None = None
-    """For `split: seeds`: a label whose probability is taken off that of `seeds`; of labels that may overlap."""
+    """A label whose probability is taken off that of `seeds`; of labels that may overlap."""
     seed_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Probability from which a pixel belongs to a seed."""
+    """Probability from which a pixel belongs to `seeds`."""
     min_seed_px: Annotated[int, Field(ge=0)] = 0
     """Smaller seeds do not count."""
     neck_px: Annotated[float, Field(gt=0, le=1000)] = 1.0
@@ -49,10 +50,12 @@ class ObjectRule(BaseModel):
 
     @model_validator(mode="after")
     def _seeds_go_with_their_split(self) -> Self:
-        if (self.split == "seeds") != (self.seeds is not None):
-            raise ValueError("split: seeds goes with the label of the seeds, and only it does")
+        if self.split == "seeds" and self.seeds is None:
+            raise ValueError("split: seeds goes with the label of the seeds")
+        if self.split == "none" and self.seeds is not None:
+            raise ValueError("seeds goes with split: seeds or split: distance")
         if self.border is not None and self.seeds is None:
-            raise ValueError("border goes with split: seeds")
+            raise ValueError("border goes with seeds")
         return self
 
     @property
@@ -120,19 +123,27 @@ def _split(mask: Array, probabilities: FloatArray, rule: ObjectRule, labels: Seq
     whole = components(mask, rule.connectivity)
     if rule.split == "none" or not mask.any():
         return whole
+    likely = None if rule.seeds is None else _likely(probabilities, rule, labels)
+    inner = mask if likely is None else ((likely >= rule.seed_threshold) & (mask != 0)).astype(np.uint8)
     if rule.split == "seeds":
-        assert rule.seeds is not None
-        landscape, lowest, step = probabilities[_number(rule.seeds, labels)], 0.0, _PROBABILITY_STEP
-        if rule.border is not None:
-            landscape, lowest = landscape - probabilities[_number(rule.border, labels)], -1.0
-        seeds = ((landscape >= rule.seed_threshold) & (mask != 0)).astype(np.uint8)
+        assert likely is not None
+        landscape, lowest, step = likely, 0.0 if rule.border is None else -1.0, _PROBABILITY_STEP
+        seeds = inner
     else:
         landscape, lowest, step = _distances_px(mask), 0.0, _DISTANCE_STEP_PX
-        seeds = deep_peaks(landscape, rule.neck_px, rule.connectivity)
+        inner_px = landscape if inner is mask else _distances_px(inner)
+        seeds = deep_peaks(inner_px, rule.neck_px, rule.connectivity)
     marked = components(seeds, rule.connectivity)
     if rule.min_seed_px > 1:
         marked[np.bincount(marked.ravel())[marked] < rule.min_seed_px] = 0
     return flood(whole, marked, in_steps(landscape, mask, lowest=lowest, step=step), rule.connectivity)
+
+
+def _likely(probabilities: FloatArray, rule: ObjectRule, labels: Sequence[str | int]) -> FloatArray:
+    """The probability [H, W] of `seeds`, less that of `border` if there is one."""
+    assert rule.seeds is not None
+    likely: FloatArray = probabilities[_number(rule.seeds, labels)]
+    return likely if rule.border is None else likely - probabilities[_number(rule.border, labels)]
 
 
 def _distances_px(mask: Array) -> FloatArray:

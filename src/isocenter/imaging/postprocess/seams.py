@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isocenter.core.tensor import Array, FloatArray
+from isocenter.imaging.postprocess.components import roots
 from isocenter.imaging.postprocess.objects import ObjectRule, foreground_of, objects_of
 
 RECORD = np.dtype(
@@ -114,7 +115,7 @@ class Seams:
         if self._core != self._height:
             raise ValueError(f"{self._end} of {self._height} rows have come")
         table = np.concatenate([np.zeros(1, _PIECE), *self._tables])
-        root = _roots(len(table), np.concatenate([np.empty((0, 2), np.int64), *self._pairs]))
+        root = roots(len(table), np.concatenate([np.empty((0, 2), np.int64), *self._pairs]))
         return _joined(table, root, self._rule, (self._height, self._width))
 
     def _answer(self) -> None:
@@ -241,21 +242,6 @@ def _counts_of(labels: Array, ids: _Ids) -> _Ids:
     """How many pixels each id has."""
     found, counts = np.unique(labels, return_counts=True)
     return counts[np.searchsorted(found, ids)]
-
-
-def _roots(count: int, pairs: _Ids) -> _Ids:
-    """The smallest number that each number is joined with, directly or through others."""
-    root = np.arange(count)
-    one, other = pairs[:, 0], pairs[:, 1]
-    while len(pairs):
-        least = np.minimum(root[one], root[other])
-        before = root.copy()
-        for side in (root[one], root[other], one, other):
-            np.minimum.at(root, side, least)
-        root = root[root]
-        if np.array_equal(root, before):
-            break
-    return root
 
 
 def _joined(table: npt.NDArray[np.void], root: _Ids, rule: ObjectRule, shape: tuple[int, int]) -> Joined:

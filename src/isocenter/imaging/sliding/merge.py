@@ -1,7 +1,7 @@
 """Outputs of overlapping windows become one array, row after row; only what later windows still touch is held."""
 
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -12,8 +12,10 @@ Sink: TypeAlias = Callable[[int, FloatArray], None]
 """Takes finished rows: the number of the first one along the first spatial axis, and [K, rows, ...]."""
 
 
-_MERGED_BYTES = 32 * 2**20
+MERGED_BYTES: Final = 32 * 2**20
 """What is handed to a sink at a time, about."""
+_SLAB_BYTES: Final = 2**18
+"""Of a window, what is weighted and added at a time: it shall not leave the processor's cache in between."""
 
 
 class Merge:
@@ -30,9 +32,19 @@ class Merge:
     ((2, 6, 4), 3.0, 3.0)
     """
 
-    def __init__(self, plan: WindowPlan, weights: FloatArray, sink: Sink, *, half: bool = False) -> None:
-        """`half`: rounded to half precision after every step, as nnU-Net keeps its sums."""
+    def __init__(
+        self,
+        plan: WindowPlan,
+        weights: FloatArray,
+        sink: Sink,
+        *,
+        half: bool = False,
+        merged_bytes: int = MERGED_BYTES,
+    ) -> None:
+        """`half`: rounded to half precision after every step, as nnU-Net keeps its sums; `merged_bytes`: what the sink
+        is given at a time, about."""
         self._half = half
+        self._merged_bytes = merged_bytes
         self._plan = plan
         self._weights = weights
         self._sink = sink
@@ -57,11 +69,9 @@ class Merge:
             self._sums = np.zeros((len(output), *self._counts.shape), np.float32)
         self._move_to(at[0])
         where = tuple(slice(start, start + side) for start, side in zip(at[1:], self._plan.roi[1:], strict=True))
-        self._sums[:, :, *where] += output * self._weights
-        self._counts[:, *where] += self._weights
-        if self._half:
-            self._sums[:, :, *where] = in_half(self._sums[:, :, *where])
-            self._counts[:, *where] = in_half(self._counts[:, *where])
+        for channel, sums in zip(output, self._sums[:, :, *where], strict=True):
+            self._add(channel, sums)
+        self._add(None, self._counts[:, *where])
 
     def finish(self) -> None:
         """Hand over the last rows.
@@ -72,6 +82,16 @@ class Merge:
         if next(self._positions, None) is not None:
             raise ValueError("not every window has an output")
         self._move_to(self._plan.padded[0])
+
+    def _add(self, values: Array | None, sums: FloatArray) -> None:
+        """Weighted values of a window onto their sums; None: the weights themselves."""
+        at_once = max(1, _SLAB_BYTES // self._weights[0].nbytes)
+        for start in range(0, len(sums), at_once):
+            rows = slice(start, start + at_once)
+            weights = self._weights[rows]
+            sums[rows] += weights if values is None else values[rows] * weights
+            if self._half:
+                sums[rows] = in_half(sums[rows])
 
     def _move_to(self, row: int) -> None:
         """No window that is still to come touches a row before this one."""
@@ -86,15 +106,23 @@ class Merge:
                 slice(before, before + size)
                 for before, size in zip(self._plan.before[1:], self._plan.shape[1:], strict=True)
             )
-            at_once = max(1, _MERGED_BYTES // self._sums[:, 0].nbytes)
+            at_once = max(1, self._merged_bytes // self._sums[:, 0].nbytes)
             for start in range(first, last, at_once):
                 rows = slice(start - self._row, min(start + at_once, last) - self._row)
                 merged = self._sums[:, rows, *inside] / self._counts[rows, *inside]
                 self._sink(start - self._plan.before[0], in_half(merged) if self._half else merged)
-        for held_rows in (self._sums, self._counts[np.newaxis]):
-            held_rows[:, : self._plan.roi[0] - held] = held_rows[:, held:].copy()
-            held_rows[:, self._plan.roi[0] - held :] = 0
+        for held_rows in (*self._sums, self._counts):
+            _shift(held_rows, held)
         self._row = row
+
+
+def _shift(rows: FloatArray, by: int) -> None:
+    """Move rows to the front in steps that do not overlap, so that none is copied twice; zeros come in at the end."""
+    kept = len(rows) - by
+    for start in range(0, kept, by):
+        stop = min(start + by, kept)
+        rows[start:stop] = rows[start + by : stop + by]
+    rows[kept:] = 0
 
 
 def in_half(values: FloatArray) -> FloatArray:

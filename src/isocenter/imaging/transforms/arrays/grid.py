@@ -146,25 +146,35 @@ def _turned(array: FloatArray, geometry: Geometry, turned: Turned) -> Gridded:
 
 def respaced(array: FloatArray, geometry: Geometry, step: Resample) -> Gridded:
     """`resample`; see the step."""
-    check_rank(geometry, len(step.spacing_mm), step.kind)
-    spacing = geometry.spacing_mm
-    keep_mm = _KEEP_MM if step.extent == "centres" else 0.0
-    wanted = [
-        have if new is None or abs(have - new) <= keep_mm else new
-        for have, new in zip(spacing, step.spacing_mm, strict=True)
-    ]
+    spacing, wanted = geometry.spacing_mm, _wanted_mm(geometry, step)
     if tuple(wanted) == spacing:
         return array, geometry, None
-    if step.extent == "centres":
-        maps = centred(geometry, wanted)
-    else:
-        axes = zip(geometry.shape, spacing, wanted, strict=True)
-        # Divided and rounded in nnU-Net's order: where a size is meant to be half, the last bit decides there too.
-        maps = [AxisMap.edges(size, max(1, round(have / new * size))) for size, have, new in axes]
+    maps = respacing(geometry, step)
     there = _filters(step.filter, _coarsest(spacing, wanted, step.coarse_above), len(maps))
     # As nnU-Net, which looks first at the grid that it comes from: on the way back, that is the new one.
     back = _filters(_BACK[step.filter], _coarsest(wanted, spacing, step.coarse_above), len(maps))
     return _mapped(array, geometry, maps, there, back, antialias=step.antialias)
+
+
+def respacing(geometry: Geometry, step: Resample) -> list[AxisMap]:
+    """How `resample` maps each axis."""
+    wanted = _wanted_mm(geometry, step)
+    if tuple(wanted) == geometry.spacing_mm:
+        return [AxisMap(size, size) for size in geometry.shape]
+    if step.extent == "centres":
+        return centred(geometry, wanted)
+    axes = zip(geometry.shape, geometry.spacing_mm, wanted, strict=True)
+    # Divided and rounded in nnU-Net's order: where a size is meant to be half, the last bit decides there too.
+    return [AxisMap.edges(size, max(1, round(have / new * size))) for size, have, new in axes]
+
+
+def _wanted_mm(geometry: Geometry, step: Resample) -> list[float]:
+    check_rank(geometry, len(step.spacing_mm), step.kind)
+    keep_mm = _KEEP_MM if step.extent == "centres" else 0.0
+    return [
+        have if new is None or abs(have - new) <= keep_mm else new
+        for have, new in zip(geometry.spacing_mm, step.spacing_mm, strict=True)
+    ]
 
 
 def _filters(usual: Filter, coarse: int | None, rank: int) -> list[Filter]:
@@ -182,11 +192,16 @@ def _coarsest(have: Sequence[float], wanted: Sequence[float], above: float | Non
 
 def resized(array: FloatArray, geometry: Geometry, step: ResizeArray) -> Gridded:
     """`resize`; see the step."""
-    check_rank(geometry, len(step.size), step.kind)
-    make = AxisMap.centres if step.align_corners else AxisMap.edges
-    maps = [make(have, new or have) for have, new in zip(geometry.shape, step.size, strict=True)]
+    maps = resizing(geometry, step)
     there, back = (_filters(each, None, len(maps)) for each in (step.filter, _BACK[step.filter]))
     return _mapped(array, geometry, maps, there, back, antialias=step.antialias)
+
+
+def resizing(geometry: Geometry, step: ResizeArray) -> list[AxisMap]:
+    """How `resize` maps each axis."""
+    check_rank(geometry, len(step.size), step.kind)
+    make = AxisMap.centres if step.align_corners else AxisMap.edges
+    return [make(have, new or have) for have, new in zip(geometry.shape, step.size, strict=True)]
 
 
 def _mapped(
@@ -200,11 +215,16 @@ def _mapped(
 ) -> Gridded:
     if all(each.unchanged for each in maps):
         return array, geometry, None
+    there_and_back = Mapped(tuple(maps), tuple(back))
+    return resampled(array, maps, there, antialias=antialias), mapped_grid(geometry, maps), there_and_back
+
+
+def mapped_grid(geometry: Geometry, maps: Sequence[AxisMap]) -> Geometry:
+    """The grid whose axes are mapped so."""
     source_from_target = np.eye(4)
     for axis, each in enumerate(maps):
         source_from_target[axis, axis], source_from_target[axis, 3] = each.scale, each.offset
-    moved = geometry.moved([each.target for each in maps], source_from_target)
-    return resampled(array, maps, there, antialias=antialias), moved, Mapped(tuple(maps), tuple(back))
+    return geometry.moved([each.target for each in maps], source_from_target)
 
 
 def cropped_to_foreground(array: FloatArray, geometry: Geometry, step: CropForeground) -> Gridded:

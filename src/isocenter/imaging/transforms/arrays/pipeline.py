@@ -43,6 +43,11 @@ class Trail:
         """Whether a part of the source may be missing in the array."""
         return any(isinstance(each, grid.Boxed) for each in self.undos)
 
+    @property
+    def resamples(self) -> bool:
+        """Whether voxels of the source may be mixed of several of the array."""
+        return any(isinstance(each, grid.Mapped) for each in self.undos)
+
     def back(self, array: Array, *, labels: bool = False, fill: float | Sequence[float] = 0.0) -> Array:
         """An array [K, *spatial] of the prepared grid on the source grid.
 

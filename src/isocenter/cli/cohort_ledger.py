@@ -1,0 +1,282 @@
+"""Which scans of a cohort are answered, and what became of them: kept in a file, so that a run goes on where one ended.
+
+A scan is known by its path, the fingerprint of its files, the model and the formats: if one of these changes, it is
+asked again. Results are written first, each as a whole, and recorded after: a scan is answered exactly once.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from isocenter.cli.cohort_find import FoundScan
+from isocenter.cli.cohort_rows import Row, State, lesions_csv, results_csv
+from isocenter.cli.cohort_sheet import sheet_html
+from isocenter.cli.errors import Hopeless
+from isocenter.core.bad_input import BadInput
+from isocenter.core.errors import IsocenterError
+from isocenter.serving.jobs.files import sync_folder, write_durably
+from isocenter.serving.jobs.job import Job
+from isocenter.serving.jobs.store import JobStore
+
+KIND: Final = "cohort"
+LOST: Final = 3
+"""A scan that was begun so often without an end comes after all others: it may be what ends the process."""
+_LATE: Final = 1_000
+_NO_LIMIT: Final = 2**31
+_SHEETS_EVERY_S: Final = 5.0
+_SUFFIXES: Final = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".zip")
+ENDINGS: Final[Mapping[str, str]] = {
+    "nifti": ".mask.nii.gz",
+    "dicom-seg": ".mask.dcm",
+    "probabilities": ".probabilities.nii.gz",
+    "montage": ".montage.png",
+}
+"""What the name of a result ends in, by format."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CohortAnswer:
+    """What is kept of the answer for one scan."""
+
+    present: bool | None
+    probability: float | None
+    volume_ml: float | None
+    lesions: tuple[Mapping[str, Any], ...] | None
+    spacing_mm: tuple[float, ...]
+    seconds: float
+    warnings: tuple[str, ...]
+    parts: Mapping[str, bytes]
+    """The results by format."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One scan that is to be answered now."""
+
+    job: Job
+    scan: FoundScan
+    series: int | None
+
+
+class Ledger:
+    """The rows of one run, in the order of the cohort; every change is on disk before it is told.
+
+    Raises:
+        Hopeless: another process works on the same folder.
+        StoreUnavailable, DiskFull: it cannot be written.
+    """
+
+    def __init__(self, out: Path, *, model: str, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._out = out
+        self._hidden = out / ".isocenter"
+        self._model = model
+        self._now_s = now_s
+        self._sheets_at_s = -_SHEETS_EVERY_S
+        self._tasks: dict[str, Task] = {}
+        self._rows: dict[tuple[str, int], Row] = {}
+        self._places: dict[str, str] = {}
+        self._store = JobStore(self._hidden / "jobs.sqlite")
+        if not self._store.lock_for_running():
+            raise Hopeless(
+                f"another process segments into {out} at this moment", hint="wait until it ends, or --out elsewhere"
+            )
+        self._store.open()
+
+    def close(self) -> None:
+        """Let another process work on the folder."""
+        self._store.close()
+
+    @property
+    def rows(self) -> list[Row]:
+        """What became of every scan, in the order of paths and series."""
+        return [self._rows[key] for key in sorted(self._rows)]
+
+    def plan(self, scans: Sequence[FoundScan], *, identity: str) -> int:
+        """Put what is not answered into the queue; how many scans were answered before."""
+        self._store.recover(max_attempts=_NO_LIMIT)
+        self._places = _places([scan.path for scan in scans])
+        for scan in scans:
+            key = hashlib.sha256(json.dumps([scan.path, scan.fingerprint, identity]).encode()).hexdigest()
+            self._take_up(key, scan, None)
+        for job in self._store.list(["queued"]):
+            if job.id not in self._tasks:  # of another model, or of files that have changed
+                self._store.cancel(job.id)
+        self.write_sheets()
+        return sum(row.state != "waiting" for row in self._rows.values())
+
+    def next(self) -> Task | None:
+        """The next scan, or None if every one is answered or under way."""
+        job = self._store.claim(f"process {os.getpid()}")
+        return None if job is None else replace(self._tasks[job.id], job=job)
+
+    def split(self, task: Task, count: int) -> None:
+        """Ask for each of several series by itself."""
+        self._store.finish(task.job.id, {"series": count})
+        self._split(task, count)
+
+    def answered(self, task: Task, answer: CohortAnswer) -> Row:
+        """Keep an answer: its files first.
+
+        Raises:
+            StoreUnavailable, DiskFull: it cannot be written; the scan is asked again by the next run.
+        """
+        place = self._place(task)
+        written = {form: f"{place}{ENDINGS[form]}" for form in answer.parts}
+        _make(self._out, (self._out / f"{place}.").parent)
+        for form, name in written.items():
+            write_durably(self._out / name, answer.parts[form])
+        summary = {
+            "present": answer.present,
+            "probability": answer.probability,
+            "volume_ml": answer.volume_ml,
+            "lesions": None if answer.lesions is None else [*answer.lesions],
+            "spacing_mm": [*answer.spacing_mm],
+            "seconds": round(answer.seconds, 3),
+            "warnings": [*answer.warnings],
+            "written": written,
+        }
+        return self._ended(task, self._store.finish(task.job.id, summary))
+
+    def failed(self, task: Task, code: str, message: str) -> Row:
+        """Keep why a scan has no answer."""
+        return self._ended(task, self._store.fail(task.job.id, code, message))
+
+    def release(self, task: Task) -> None:
+        """Put a scan back that was begun and is not to be finished: a stop in order."""
+        self._store.release(task.job.id)
+
+    def write_sheets(self, *, now: bool = True) -> int:
+        """Write the tables and the page, each as a whole; without `now`, only every few seconds. How many scans."""
+        if not now and self._now_s() - self._sheets_at_s < _SHEETS_EVERY_S:
+            return len(self._rows)
+        rows = self.rows
+        title = f"Cohort of {len(rows)} scan{'s' if len(rows) != 1 else ''}"
+        page = sheet_html(rows, title=title, model=self._model)
+        for name, text in (
+            ("results.csv", results_csv(rows)),
+            ("lesions.csv", lesions_csv(rows)),
+            ("index.html", page),
+        ):
+            write_durably(self._out / name, text.encode())
+        self._sheets_at_s = self._now_s()
+        return len(rows)
+
+    def _take_up(self, key: str, scan: FoundScan, series: int | None) -> None:
+        job = self._current(key, scan, series)
+        task = Task(job, scan, series)
+        self._tasks[job.id] = task
+        if job.state == "done" and job.summary and "series" in job.summary:
+            self._split(task, int(job.summary["series"]))
+        else:
+            self._ended(task, job)
+
+    def _current(self, key: str, scan: FoundScan, series: int | None) -> Job:
+        """The job of a scan: the one that is there, or a new one where that is of no use any more."""
+        asked = {"path": scan.path, "series": series}
+        late, number = 0, 1
+        while True:
+            name = key if number == 1 else f"{key}~{number}"
+            job = self._store.by_key(name) or self._store.add(name, KIND, asked, priority=late)
+            if job.state == "queued" and job.attempts >= LOST and job.priority != _LATE:
+                job, late = self._store.cancel(job.id), _LATE
+            if job.state != "cancelled" and not self._again(job):
+                return job
+            number += 1
+
+    def _again(self, job: Job) -> bool:
+        """Whether an ended job is to be run again: its files are gone, or it was not the scan's fault."""
+        if job.state == "failed":
+            return (job.error or {}).get("code") not in _refusals()
+        written = (job.summary or {}).get("written", {})
+        return job.state == "done" and not all((self._out / name).is_file() for name in written.values())
+
+    def _split(self, task: Task, count: int) -> None:
+        self._rows.pop((task.scan.path, 0), None)
+        for number in range(1, count + 1):
+            self._take_up(f"{task.job.key}#{number}", task.scan, number)
+
+    def _ended(self, task: Task, job: Job) -> Row:
+        row = row_of(job, task.scan.path, task.series)
+        self._rows[task.scan.path, task.series or 0] = row
+        return row
+
+    def _place(self, task: Task) -> str:
+        place = self._places[task.scan.path]
+        return place if task.series is None else f"{place}.series-{task.series}"
+
+
+def row_of(job: Job, path: str, series: int | None) -> Row:
+    """What became of a job."""
+    if job.state == "failed":
+        error = job.error or {}
+        code = str(error.get("code", ""))
+        state: State = "refused" if code in _refusals() else "failed"
+        return Row(path=path, series=series, state=state, code=code, message=str(error.get("message", "")))
+    if job.state != "done" or job.summary is None:
+        return Row(path=path, series=series)
+    kept = dict(job.summary)
+    lesions = kept["lesions"]
+    return Row(
+        path=path,
+        series=series,
+        state="answered",
+        present=kept["present"],
+        probability=kept["probability"],
+        volume_ml=kept["volume_ml"],
+        lesions=None if lesions is None else tuple(lesions),
+        spacing_mm=tuple(kept["spacing_mm"]),
+        seconds=kept["seconds"],
+        warnings=tuple(kept["warnings"]),
+        written=kept["written"],
+    )
+
+
+def series_of(error: IsocenterError) -> int | None:
+    """How many series a source holds, if it was refused because none was named."""
+    count = error.details.get("series")
+    return count if isinstance(count, int) and count > 1 and "asked" not in error.details else None
+
+
+def _places(paths: Sequence[str]) -> dict[str, str]:
+    """Where the results of each path go, without an ending: its own place, its suffix kept where names would meet.
+
+    >>> _places(["a/head.nii.gz", "a/head.mha", "b/head.nii", "."])
+    {'a/head.nii.gz': 'a/head.nii.gz', 'a/head.mha': 'a/head.mha', 'b/head.nii': 'b/head', '.': 'scan'}
+    """
+    stems = {path: _stem(path) for path in paths}
+    counts = Counter(stem.casefold() for stem in stems.values())
+    return {path: stem if counts[stem.casefold()] == 1 or path == "." else path for path, stem in stems.items()}
+
+
+def _stem(path: str) -> str:
+    if path == ".":
+        return "scan"
+    name = PurePosixPath(path).name
+    ending = next((each for each in _SUFFIXES if name.lower().endswith(each) and len(name) > len(each)), "")
+    return path.removesuffix(name) + name[: len(name) - len(ending)]
+
+
+@cache
+def _refusals() -> frozenset[str]:
+    """The codes that are the scan's own fault."""
+    return frozenset(_codes_below(BadInput))
+
+
+def _codes_below(owner: type[IsocenterError]) -> set[str]:
+    return {owner.code}.union(*map(_codes_below, owner.__subclasses__()))
+
+
+def _make(out: Path, folder: Path) -> None:
+    """Make a folder whose names stay, up to that of the results."""
+    if folder.is_dir():
+        return
+    _make(out, folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)

@@ -1,0 +1,187 @@
+"""Train `brain-tumor-3d` on the CPU: lesions in head scans, drawn ones and real ones with lesions planted into them.
+
+Heads are drawn while it trains. The rate falls with the steps or with the clock, whichever is
+farther, so that a run of a given time ends where it should; it goes on from its checkpoint.
+"""
+
+import argparse
+import logging
+import math
+import time
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from brain_tumor_data import LABELS, Cropper, Sample, read_heads, samples
+from isocenter.networks.lesion_unet import LesionUNet3d
+
+log = logging.getLogger("brain_tumor")
+
+FIRST_SEED = 100_000
+"""Training takes this one and those that follow, as many as it has steps; the report takes far higher ones."""
+SIDE = 48
+LONGEST_STEP_S = 10.0
+
+
+class Average:
+    """The running mean of a network's weights; of its norms' statistics too."""
+
+    def __init__(self, network: LesionUNet3d) -> None:
+        self.network = deepcopy(network).eval()
+
+    @torch.no_grad()
+    def update(self, network: LesionUNet3d, *, step: int, decay: float) -> None:
+        """Lean on the newest weights early, on the mean later."""
+        decay = min(decay, (1 + step) / (20 + step))
+        for mine, theirs in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True):
+            if mine.dtype.is_floating_point:
+                mine.lerp_(theirs, 1.0 - decay)
+            else:
+                mine.copy_(theirs)
+
+
+def learning_rate(progress: float, peak: float) -> float:
+    """One cycle: rise over the first 4 %, then half a cosine down to nothing."""
+    if progress < 0.04:
+        return peak * (0.05 + 0.95 * progress / 0.04)
+    return peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, (progress - 0.04) / 0.96)))
+
+
+LESION_WEIGHT = 6.0
+"""Of a voxel in a lesion over another one: lesions fill a few voxels in a thousand."""
+
+
+def loss_of(logits: Tensor, classes: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted cross-entropy, and the soft Dice of the crops that have a lesion; the Dice once more, to be told."""
+    truth = classes.float()
+    each = functional.cross_entropy(logits, classes, reduction="none") * (1.0 + (LESION_WEIGHT * weights - 1.0) * truth)
+    found = logits.softmax(dim=1)[:, 1]
+    shared = (found * truth).sum(dim=(1, 2, 3))
+    voxels = truth.sum(dim=(1, 2, 3))
+    dice = (2.0 * shared + 1.0) / (found.sum(dim=(1, 2, 3)) + voxels + 1.0)
+    there = (voxels > 0).float()
+    mean = (dice * there).sum() / there.sum().clamp(min=1.0)
+    total: Tensor = 4.0 * each.mean() + (1.0 - mean) * (there.sum() > 0)
+    return total, mean.detach() * (there.sum() > 0)
+
+
+def optimiser_for(network: nn.Module, rate: float, decay: float) -> torch.optim.Optimizer:
+    """AdamW; norms and biases do not decay."""
+    weights = [each for each in network.parameters() if each.ndim > 1]
+    others = [each for each in network.parameters() if each.ndim <= 1]
+    groups = [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99))
+
+
+class Run:
+    """A training run: its network, what it learns from, and how far it has come."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        torch.manual_seed(arguments.seed)
+        self.network = LesionUNet3d(len(LABELS)).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.average = Average(self.network)
+        self.optimiser = optimiser_for(self.network, arguments.rate, arguments.decay)
+        self.step, self.spent_s = 0, 0.0
+        if arguments.checkpoint.exists():
+            state = torch.load(arguments.checkpoint, weights_only=True)
+            self.network.load_state_dict(state["network"])
+            self.average.network.load_state_dict(state["average"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.step, self.spent_s = state["step"], state["spent_s"]
+
+    def train(self) -> None:
+        """Train until the steps or the time are used up."""
+        arguments = self.arguments
+        heads = read_heads(arguments.heads) if arguments.heads else []
+        incoming: Iterator[Sample] = samples(heads, FIRST_SEED + self.step)
+        cropper = Cropper(arguments.seed + self.step, most=arguments.held)
+        for _ in range(arguments.begin_with):
+            cropper.hold(next(incoming))
+        log.info("%d real heads, %d samples to begin with, from step %d", len(heads), len(cropper), self.step)
+        self.network.train()
+        told: list[tuple[float, float]] = []
+        kept_s = time.monotonic()
+        while (progress := self._progress()) < 1.0:
+            began_s = time.monotonic()
+            if self.step % arguments.fresh_every == 0:
+                cropper.hold(next(incoming))
+            told.append(self._one_step(cropper, learning_rate(progress, arguments.rate)))
+            # A step that took longer was stopped on the way: that is no training time.
+            self.spent_s += min(time.monotonic() - began_s, LONGEST_STEP_S)
+            if time.monotonic() - kept_s > arguments.keep_every_s or self._progress() >= 1.0:
+                kept_s = time.monotonic()
+                loss = sum(each for each, _ in told) / len(told)
+                seen = [dice for _, dice in told if dice > 0]
+                mean = sum(seen) / max(1, len(seen))
+                log.info("step %d, %.0f s, loss %.4f, soft Dice %.3f", self.step, self.spent_s, loss, mean)
+                told.clear()
+                self._keep()
+
+    def _progress(self) -> float:
+        arguments = self.arguments
+        return float(max(self.step / arguments.steps, self.spent_s / (60.0 * arguments.minutes)))
+
+    def _one_step(self, cropper: Cropper, rate: float) -> tuple[float, float]:
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        batch = cropper.batch(self.arguments.batch, SIDE)
+        values, classes, weights = (torch.from_numpy(part) for part in batch)
+        logits = self.network(values.contiguous(memory_format=torch.channels_last_3d))
+        loss, dice = loss_of(logits, classes, weights)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), 2.0)
+        self.optimiser.step()
+        self.step += 1
+        self.average.update(self.network, step=self.step, decay=self.arguments.average)
+        return float(loss.detach()), float(dice)
+
+    def _keep(self) -> None:
+        state = {
+            "network": self.network.state_dict(),
+            "average": self.average.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "spent_s": self.spent_s,
+        }
+        # A half-written file must never stand under the name that is read.
+        partial = self.arguments.checkpoint.with_suffix(".part")
+        torch.save(state, partial)
+        partial.replace(self.arguments.checkpoint)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """What a run is told."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--heads", type=Path, metavar="DIR", help="folder with real heads; none if left out")
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="where a run goes on from")
+    parser.add_argument("--seed", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--minutes", type=float, default=60.0, help="the time after which it ends anyway")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rate", type=float, default=1.2e-2, help="peak learning rate")
+    parser.add_argument("--decay", type=float, default=0.02, help="weight decay")
+    parser.add_argument("--average", type=float, default=0.99, help="decay of the weight average")
+    parser.add_argument("--held", type=int, default=240, help="samples kept in memory")
+    parser.add_argument("--begin-with", type=int, default=24, help="samples drawn before the first step")
+    parser.add_argument("--fresh-every", type=int, default=2, metavar="STEPS", help="a new sample each so many steps")
+    parser.add_argument("--keep-every-s", type=float, default=60.0)
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    """Train."""
+    arguments = parse()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(arguments.threads)
+    Run(arguments).train()
+
+
+if __name__ == "__main__":
+    main()
