@@ -24,7 +24,7 @@ test: check ## Everything that must hold: checks, then fast tests, then slow one
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" src tests/unit tests/contract tests/integration
 	$(BIN)/python -m pytest -m "slow and not gpu and not long" tests
 
-test-long: $(VENV)/.dev ## The five networks at full size in every runtime: a quarter of an hour
+test-long: $(VENV)/.dev ## Networks at full size in every runtime, crowds, cohorts: half an hour
 	$(BIN)/python -m pytest -m long tests
 
 faults: $(VENV)/.dev ## Break things on purpose; who was answered, told why not, lost: benchmarks/results/faults.md

@@ -59,6 +59,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Made(items, answer(network, items), sessions)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 7])
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch script", "torch eager"])

@@ -17,7 +17,7 @@ from fault_table import Fault
 from integration.test_process import IMAGE, in_both_modes
 from serverproc import ServerProcess, running
 
-pytestmark = [pytest.mark.slow, pytest.mark.fault]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.fault]
 
 LEAVERS, CROWD = 10_000, 2_000
 AT_ONCE = 64

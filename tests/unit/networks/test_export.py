@@ -26,6 +26,8 @@ from isocenter.runtimes.registry import installed, open_runtime  # noqa: E402
 FIVE = ("resnet50", "hrnet-w18", "cbam-resunet", "unet2d", "unet3d")
 SHORTER = {"hrnet-w18": {"width": 18, "modules": (1, 1, 1)}}
 """With every kind of layer and a third of their number, for tests that are not slow."""
+LONG = pytest.mark.long
+LARGER = ("hrnet-w18", "unet2d")
 NEEDS_OPENVINO = pytest.mark.skipif(not installed("openvino"), reason="openvino is not installed")
 RUNTIMES = ("onnxruntime", "torch", pytest.param("openvino", marks=NEEDS_OPENVINO))
 
@@ -107,6 +109,7 @@ def test_every_runtime_answers_as_torch_does_at_full_size(name: str, tmp_path: P
     assert all(found.off(runtime, NETWORKS[name].input_shape, *batches) <= 2e-4 for runtime in found.files)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", sorted({*NETWORKS} - {*FIVE} | {*SHORTER}))
@@ -115,7 +118,8 @@ def test_every_other_network_does_as_well(name: str, tmp_path: Path) -> None:
     assert all(found.off(runtime, found.entry.small_shape, 1, 7) <= 2e-4 for runtime in found.files)
 
 
-@pytest.mark.parametrize("name", ["unet3d", *(pytest.param(each, marks=pytest.mark.slow) for each in FIVE[1:4])])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["unet3d", "cbam-resunet", *(pytest.param(each, marks=LONG) for each in LARGER)])
 def test_free_sides_are_free(name: str, tmp_path: Path) -> None:
     found = exported(name, tmp_path, free_sides=True)
     channels, first, *rest = found.entry.small_shape
