@@ -12,6 +12,9 @@ from isocenter.engine.cost import CostModel
 
 # What is kept free of a request's time for everything but the model: the way back, a timer, a busy neighbour.
 MARGIN_S, MARGIN_SHARE = 0.004, 0.20
+# Of a wait that is predicted, so much is kept free beside it: what slows one of those ahead down, a neighbour on the
+# cores or a host that gives less, slows all of them. While a line stands, a shorter one answers no fewer.
+WAIT_DOUBT = 0.3
 # How many times the usual surprise of a run is kept free for all runs together.
 RISK = 1.5
 # Who was let in and comes too late shows that something is not in the predictions. Then so much of the time that
@@ -73,7 +76,7 @@ def judge(
     # Runs that are longer than predicted and runs that are shorter make up for one another, but not wholly.
     risk_s = RISK * (cost.spread - 1.0) * batch_s * math.sqrt(1 + runs / instances)
     promise_s = batch_s + risk_s
-    late_s = wait_s + promise_s + margin_s(left_s) - left_s if left_s < math.inf else -math.inf
+    late_s = (1.0 + WAIT_DOUBT) * wait_s + promise_s + margin_s(left_s) - left_s if left_s < math.inf else -math.inf
     if not ahead.behind:
         return Verdict(wait_s, late_s)
 

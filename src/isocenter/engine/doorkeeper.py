@@ -17,8 +17,10 @@ from isocenter.engine.lifecycle import State
 # Those who were refused do not come back together: up to so much is added to what they are told.
 JITTER = 0.25
 LEAST_RETRY_AFTER_S = 0.05
-# For so long a refusal holds for whoever gives no more time than the one who was refused.
+# For so long a refusal holds at most for whoever gives no more time than the one who was refused, and for so much of
+# that time, or of what would be late: a line stands then that this does not empty.
 SAME_ANSWER_S = 0.004
+SAME_OF_BUDGET, SAME_OF_LATE = 0.02, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class Doorkeeper:
         )
         if not verdict.admitted:
             # Who comes in a moment and gives no more time would hear the same: refusing has to cost next to nothing.
-            holds_s = min(SAME_ANSWER_S, 0.25 * verdict.late_s)
+            holds_s = min(SAME_ANSWER_S, max(SAME_OF_LATE * verdict.late_s, SAME_OF_BUDGET * left_s))
             self._refusing_until_s = now_s + holds_s
             self._refused_left_s, self._refused_priority = left_s, priority
             self._refused_late_s = verdict.late_s
