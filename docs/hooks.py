@@ -67,7 +67,7 @@ PYTHON: Final[dict[str, tuple[str, ...]]] = {
     ),
     "serving": (
         "predict", "segment", "volume_memory", "segment_large", "cells", "cell_answer", "scans", "scan_reading",
-        "scan_paths", "scan_answer", "calls", "embedded", "cpu_pool", "health", "stats",
+        "scan_paths", "scan_answer", "segmenters", "calls", "embedded", "cpu_pool", "health", "stats",
         "given", "memory_watch", "budget", "arriving", "parameters", "jobs.job", "jobs.store", "jobs.database",
         "jobs.files", "jobs.jobs", "jobs.runner", "jobs.scan_jobs", "jobs.news", "jobs.room",
     ),

@@ -23,6 +23,7 @@ from isocenter.imaging.codecs.volume_files import Pick
 from isocenter.process import tune_process
 from isocenter.repository import layout
 from isocenter.serving.scans import ScanAsked
+from isocenter.serving.segmenters import segments
 
 if TYPE_CHECKING:
     from isocenter.repository.layout import ModelFolder
@@ -85,21 +86,16 @@ def model_of_scans(settings: "Settings", model: str | None, version: int | None)
     """
     if model is not None:
         folder = layout.find(settings.models, model, version)
-        if takes_scans(folder):
+        if segments(folder.manifest, "volume3d"):
             return folder
         raise Hopeless(f"{model} takes no scans: its input is {folder.manifest.input.kind}", hint="isocenter models")
-    fitting = {each.manifest.name: each for each in layout.scan(settings.models) if takes_scans(each)}
+    fitting = {each.manifest.name: each for each in layout.scan(settings.models) if segments(each.manifest, "volume3d")}
     if settings.default_model in fitting:
         return fitting[settings.default_model]
     if len(fitting) != 1:
         said = f"several models segment scans: {', '.join(fitting)}" if fitting else "no model segments scans"
         raise Hopeless(f"{said}, in {settings.models}", hint="--model NAME, or --models DIR")
     return next(iter(fitting.values()))
-
-
-def takes_scans(folder: "ModelFolder") -> bool:
-    """Whether a model segments volumes."""
-    return folder.manifest.task == "segmentation" and folder.manifest.input.kind == "volume3d"
 
 
 async def _answer(settings: "Settings", ledger: Ledger, report: Report, asked: ScanAsked, at_once: int) -> None:

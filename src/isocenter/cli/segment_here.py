@@ -61,7 +61,7 @@ async def _segment_all(
     steps_of: StepsOf,
 ) -> None:
     async with open_service(settings, clock=_CLOCK) as service:
-        served = service.cells.served(asked.model, asked.version)
+        served = service.cells.models.served(asked.model, asked.version)
         asked = replace(asked, model=served.name, version=served.version)
         one = _OneByOne(service, asked, formats, settings.limits.max_bytes, steps_of)
         left = iter(enumerate(zip(files, places, strict=True)))

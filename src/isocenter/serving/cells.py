@@ -12,14 +12,11 @@ from typing import Final, TypeVar
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import (
-    BadInput,
-    BadRequest,
     BadValue,
     IsocenterError,
     MissingImage,
     Overloaded,
     TooManyPixels,
-    WrongTask,
     without_frames,
 )
 from isocenter.core.events import Observer, Shed
@@ -37,8 +34,9 @@ from isocenter.repository.manifest import Manifest, OutputPart
 from isocenter.repository.repository import Repository
 from isocenter.serving.cell_answer import CellAnswer, CellFormat, Rendered
 from isocenter.serving.cpu_pool import CpuPool
-from isocenter.serving.predict import own_deadline, refuse_other_task
+from isocenter.serving.predict import own_deadline
 from isocenter.serving.segment import Segment, Segmentation, Threads
+from isocenter.serving.segmenters import Segmenters
 
 T = TypeVar("T")
 
@@ -90,7 +88,8 @@ class SegmentImage:
         clock: Clock,
         observer: Observer,
     ) -> None:
-        self._repository = repository
+        self.models = Segmenters(repository, "image2d", refuse_none=False)
+        """Those that segment images."""
         self._pool = pool
         self._segment = segment
         self._limits = limits
@@ -117,7 +116,7 @@ class SegmentImage:
             DeadlineExceeded: too late.
             ModelFault: the model failed.
         """
-        served = self.served(asked.model, asked.version)
+        served = self.models.served(asked.model, asked.version)
         asked.check()
         work = _Work(self._pool, served, asked, request_id, "", deadline, priority, form)
         return await self._one(image, work)
@@ -139,7 +138,7 @@ class SegmentImage:
         Raises:
             BadInput: what is asked of them cannot be answered.
         """
-        served = self.served(asked.model, asked.version)
+        served = self.models.served(asked.model, asked.version)
         asked.check()
         threads = _Share(self._pool)
         tasks = []
@@ -162,48 +161,6 @@ class SegmentImage:
     def check(self, served: ServedModel, deadline: Deadline) -> None:
         """Refuse a request by its head alone; see `Engine.check`."""
         served.engine.check(deadline, ready_in_s=self._pool.ready_in_s())
-
-    def served(self, model: str | None = None, version: int | None = None) -> ServedModel:
-        """The version that answers.
-
-        Raises:
-            UnknownModel, UnknownVersion: what is named is not here.
-            BadRequest: nothing is named, and several could be meant.
-            WrongTask: it does not segment images.
-        """
-        served = self._repository.resolve(model if model is not None else self._usual(), version, task="segmentation")
-        refuse_other_task(served, "segmentation")
-        kind = served.manifest.input.kind
-        if kind != "image2d":
-            raise WrongTask(
-                f"{served.name} {served.version} segments volumes ({kind}); this is the place for images (image2d)",
-                details={"task": "segmentation", "kind": kind, "asked": "image2d"},
-            )
-        return served
-
-    def models(self) -> list[ServedModel]:
-        """The version of every model of images that answers where none is named."""
-        names = dict.fromkeys(each.name for each in self._repository if takes_images(each))
-        highest = [self._repository.versions(name)[-1] for name in names]
-        return [each for each in highest if takes_images(each)]
-
-    def meant_by(self, model: str | None, version: int | None) -> tuple[str, int]:
-        """The name and version that a request means; an empty name and 0 if it means none that is served."""
-        try:
-            served = self._repository.resolve(model if model is not None else self._usual(), version)
-        except BadInput:
-            return "", 0
-        return served.name, served.version
-
-    def _usual(self) -> str | None:
-        names = [each.name for each in self.models()]
-        if self._repository.default_model in names:
-            return self._repository.default_model
-        if len(names) > 1:
-            raise BadRequest(
-                f"several models segment images: name one, of {sorted(names)}", details={"models": sorted(names)}
-            )
-        return names[0] if names else None
 
     async def _one_of_many(self, image: bytes, work: "_Work") -> CellAnswer | IsocenterError:
         try:
@@ -285,11 +242,6 @@ class _Share:
         """Run a function in its turn; see `CpuPool.run`."""
         async with self._free:
             return await self._pool.run(function, deadline, admitted=admitted)
-
-
-def takes_images(served: ServedModel) -> bool:
-    """Whether it segments images."""
-    return served.manifest.task == "segmentation" and served.manifest.input.kind == "image2d"
 
 
 def rule_of(output: OutputPart, asked: CellsAsked) -> ObjectRule:

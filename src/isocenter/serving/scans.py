@@ -16,11 +16,8 @@ import numpy as np
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import (
-    BadInput,
-    BadRequest,
     DeadlineExceeded,
     Overloaded,
-    WrongTask,
 )
 from isocenter.core.events import Observer, Shed
 from isocenter.core.tensor import Array
@@ -34,13 +31,14 @@ from isocenter.imaging.postprocess.findings import findings_of
 from isocenter.repository.load import ServedModel
 from isocenter.repository.repository import Repository
 from isocenter.serving.cpu_pool import CpuPool
-from isocenter.serving.predict import own_deadline, refuse_other_task
+from isocenter.serving.predict import own_deadline
 from isocenter.serving.scan_answer import ScanAnswer, ScanFormat
 from isocenter.serving.scan_paths import ScanRoots
 from isocenter.serving.scan_reading import Files as Files
 from isocenter.serving.scan_reading import GivenScan as GivenScan
 from isocenter.serving.scan_reading import ReadScan, ScanOrChannels, ScanReader, by_channel
 from isocenter.serving.segment import Segment, Segmentation
+from isocenter.serving.segmenters import Segmenters
 
 T = TypeVar("T")
 
@@ -82,7 +80,8 @@ class SegmentScan:
         clock: Clock,
         observer: Observer,
     ) -> None:
-        self._repository = repository
+        self.models = Segmenters(repository, "volume3d", refuse_none=True)
+        """Those that segment scans."""
         self._pool = pool
         self._threads = _FewThreads(pool, clock)
         self._segment = segment
@@ -116,7 +115,7 @@ class SegmentScan:
             ModelFault: the model failed, or what was written is not what was found.
         """
         entered_s = self._clock.now_s()
-        served = self.served(asked.model, asked.version)
+        served = self.models.served(asked.model, asked.version)
         given = by_channel(source, served.manifest.input.channels, model=served.name)
         deadline = deadline or own_deadline(served, entered_s)
         self.check(served, deadline, priority=asked.priority)
@@ -150,50 +149,6 @@ class SegmentScan:
     def check(self, served: ServedModel, deadline: Deadline, *, priority: int = 0) -> None:
         """Refuse a request by its head alone; see `Engine.check`."""
         served.engine.check(deadline, priority=priority, ready_in_s=self._pool.ready_in_s())
-
-    def served(self, model: str | None = None, version: int | None = None) -> ServedModel:
-        """The version that answers.
-
-        Raises:
-            UnknownModel, UnknownVersion: what is named is not here.
-            BadRequest: nothing is named, and several could be meant.
-            WrongTask: it does not segment volumes.
-        """
-        served = self._repository.resolve(model if model is not None else self._usual(), version, task="segmentation")
-        refuse_other_task(served, "segmentation")
-        kind = served.manifest.input.kind
-        if kind != "volume3d":
-            raise WrongTask(
-                f"{served.name} {served.version} segments pictures ({kind}); this is the place for scans (volume3d)",
-                details={"task": "segmentation", "kind": kind, "asked": "volume3d"},
-            )
-        return served
-
-    def models(self) -> list[ServedModel]:
-        """The version of every model of volumes that answers where none is named."""
-        names = dict.fromkeys(each.name for each in self._repository if takes_scans(each))
-        highest = [self._repository.versions(name)[-1] for name in names]
-        return [each for each in highest if takes_scans(each)]
-
-    def meant_by(self, model: str | None, version: int | None) -> tuple[str, int]:
-        """The name and version that a request means; an empty name and 0 if it means none that is served."""
-        try:
-            served = self._repository.resolve(model if model is not None else self._usual(), version)
-        except BadInput:
-            return "", 0
-        return served.name, served.version
-
-    def _usual(self) -> str:
-        names = [each.name for each in self.models()]
-        if self._repository.default_model in names:
-            return self._repository.default_model
-        if not names:
-            raise WrongTask("no model of this server segments scans (volume3d)", details={"asked": "volume3d"})
-        if len(names) > 1:
-            raise BadRequest(
-                f"several models segment scans: name one, of {sorted(names)}", details={"models": sorted(names)}
-            )
-        return names[0]
 
     async def _read(
         self, given: Mapping[str, GivenScan], served: ServedModel, asked: ScanAsked, deadline: Deadline
@@ -294,11 +249,6 @@ class _FewThreads:
             return await self._pool.run(function, deadline, admitted=admitted)
         finally:
             self._free.release()
-
-
-def takes_scans(served: ServedModel) -> bool:
-    """Whether it segments volumes."""
-    return served.manifest.task == "segmentation" and served.manifest.input.kind == "volume3d"
 
 
 def _of_labels(probabilities: Array, *, exclusive: bool) -> Array:

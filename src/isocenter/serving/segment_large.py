@@ -32,9 +32,10 @@ from isocenter.imaging.transforms.arrays.streamed import StreamedSteps, measured
 from isocenter.measure.memory import free_memory
 from isocenter.repository.load import ServedModel
 from isocenter.repository.repository import Repository
-from isocenter.serving.cells import CellsAsked, rule_of, takes_images
+from isocenter.serving.cells import CellsAsked, rule_of
 from isocenter.serving.predict import fallback_note, refuse_other_task
 from isocenter.serving.segment import WindowRun
+from isocenter.serving.segmenters import segments
 
 Progress = Callable[[int, int], object]
 """Told how many windows are done, of how many; on the event loop."""
@@ -157,7 +158,7 @@ class SegmentLarge:
     def _served(self, asked: CellsAsked) -> ServedModel:
         served = self._repository.resolve(asked.model, asked.version)
         refuse_other_task(served, "segmentation")
-        if not takes_images(served) or served.manifest.sliding is None:
+        if not segments(served.manifest, "image2d") or served.manifest.sliding is None:
             raise InputNotAccepted(
                 f"{served.name} {served.version} does not work by windows: it takes no image that is too large for"
                 " memory",

@@ -46,9 +46,10 @@ def test_everything_before_an_item_counts_in_the_batches_that_will_form() -> Non
 
 
 def test_a_run_that_is_under_way_and_a_picture_that_is_still_decoded_take_their_time() -> None:
-    assert late_s(0, left_s=1.0, busy=Busy(1, 0.5)) == pytest.approx(late_s(0, left_s=1.0) + kept_for(0.5))
-    assert late_s(0, left_s=1.0, ready_in_s=0.5) == pytest.approx(late_s(0, left_s=1.0) + kept_for(0.5))
-    assert late_s(0, left_s=1.0, ready_in_s=0.5, busy=Busy(1, 0.5)) == pytest.approx(late_s(0, left_s=1.0) + kept_for(0.5))
+    later_s = late_s(0, left_s=1.0) + kept_for(0.5)
+    assert late_s(0, left_s=1.0, busy=Busy(1, 0.5)) == pytest.approx(later_s)
+    assert late_s(0, left_s=1.0, ready_in_s=0.5) == pytest.approx(later_s)
+    assert late_s(0, left_s=1.0, ready_in_s=0.5, busy=Busy(1, 0.5)) == pytest.approx(later_s)
 
 
 def test_instances_share_what_is_ahead() -> None:

@@ -172,7 +172,7 @@ async def test_which_model_is_meant(tmp_path: Path) -> None:
     brains, lungs = write_segmenter(tmp_path, "brains"), write_model(tmp_path)
 
     def meant(*folders: ModelFolder, model: str | None = None, default: str | None = None) -> str:
-        return Stage(*folders, default=default).cells.served(model).name
+        return Stage(*folders, default=default).cells.models.served(model).name
 
     assert meant(one) == meant(one, brains, lungs) == meant(one, other, default="cells") == "cells"
     assert meant(one, lungs, default="lungs") == "cells"

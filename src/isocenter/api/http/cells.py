@@ -56,12 +56,12 @@ class CellsDoor:
             Refused, DeadlineExceeded: it could not be answered in time.
         """
         started_s = request.scope[STARTED_S]
-        models = self.cells.models()
+        models = self.cells.models.all()
         deadline = deadline_in(request.scope[HEADERS].get(b"x-timeout-ms"), started_s)
         if asked.model is None and len(models) > 1:  # the form may name one
             longest_ms = max(each.manifest.slo.timeout_ms for each in models)
             return deadline or Deadline.after(longest_ms / 1e3, now_s=started_s)
-        served = self.cells.served(asked.model, asked.version)
+        served = self.cells.models.served(asked.model, asked.version)
         deadline = deadline or Deadline.after(served.manifest.slo.timeout_ms / 1e3, now_s=started_s)
         self.cells.check(served, deadline)
         return deadline
@@ -69,7 +69,7 @@ class CellsDoor:
     def deadline(self, request: Request, asked: CellsAsked) -> Deadline:
         """When the answer is of no use any more: as the caller says, else as the model does."""
         started_s = request.scope[STARTED_S]
-        served = self.cells.served(asked.model, asked.version)
+        served = self.cells.models.served(asked.model, asked.version)
         deadline = deadline_in(request.scope[HEADERS].get(b"x-timeout-ms"), started_s)
         return deadline or Deadline.after(served.manifest.slo.timeout_ms / 1e3, now_s=started_s)
 
@@ -121,7 +121,7 @@ class CellsDoor:
 
     def count(self, code: str, asked: CellsAsked, started_s: float, stages_s: dict[str, float]) -> None:
         """Tell that one image, or one request, came to its end."""
-        meant = self.cells.meant_by(asked.model, asked.version)
+        meant = self.cells.models.meant_by(asked.model, asked.version)
         self.observer.observe(Answered("segment", *meant, code, self.clock.now_s() - started_s, stages_s))
 
 

@@ -104,11 +104,11 @@ class BatchSegmentV1Endpoint:
     def _most_bytes(self) -> int:
         """What a body may have: as many images as any model takes at a time, within what all bodies may have."""
         door = self._door
-        most = max((each.manifest.batching.max_batch_size for each in door.cells.models()), default=1)
+        most = max((each.manifest.batching.max_batch_size for each in door.cells.models.all()), default=1)
         return max(door.max_bytes, min(most * door.max_bytes, door.bodies.limit_bytes - FORM_OVERHEAD_BYTES))
 
     def _refuse_too_many(self, asked: CellsAsked, files: int) -> None:
-        served = self._door.cells.served(asked.model, asked.version)
+        served = self._door.cells.models.served(asked.model, asked.version)
         limit = served.manifest.batching.max_batch_size
         if files > limit:
             raise BadRequest(
@@ -126,7 +126,7 @@ class BatchSegmentV1Endpoint:
     ) -> bytes:
         results: list[dict[str, Any]] = []
         polygons = 0
-        name, _ = self._door.cells.meant_by(asked.model, asked.version)
+        name, _ = self._door.cells.models.meant_by(asked.model, asked.version)
         for index, (file, each) in enumerate(zip(files, found, strict=True)):
             about: dict[str, Any] = {"filename": file.name, "batch_index": index}
             if isinstance(each, CellAnswer):
@@ -154,7 +154,7 @@ class BatchSegmentV1Endpoint:
 def _asked(door: CellsDoor, form: Form) -> CellsAsked:
     """What is asked, with the defaults of those callers. Fields that nobody knows are left alone."""
     texts = {name: text for name, text in form.texts.items() if name in WHAT_IS_ASKED and text}
-    if "model" not in texts and any(each.name == USUAL_MODEL for each in door.cells.models()):
+    if "model" not in texts and any(each.name == USUAL_MODEL for each in door.cells.models.all()):
         texts["model"] = USUAL_MODEL
     return asked_in(texts, threshold=USUAL_THRESHOLD)
 

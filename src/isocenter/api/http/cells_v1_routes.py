@@ -70,7 +70,7 @@ def v1_information_routes(cells: SegmentImage, repository: Repository, health: H
     @router.get("/api/v1/models")
     async def list_models() -> V1ModelsShape:
         """Every model that segments images."""
-        return V1ModelsShape(models=await asyncio.to_thread(_described, cells.models(), parameters.of))
+        return V1ModelsShape(models=await asyncio.to_thread(_described, cells.models.all(), parameters.of))
 
     @router.get("/api/v1/health", responses={503: {"model": V1HealthShape}})
     async def report(response: Response) -> V1HealthShape:

@@ -78,19 +78,19 @@ class ScansDoor:
             Refused, DeadlineExceeded: it could not be answered in time.
         """
         started_s = request.scope[STARTED_S]
-        models = self.scans.models()
+        models = self.scans.models.all()
         if asked.model is None and len(models) > 1:  # the body may name one
             longest_ms = max(each.manifest.slo.timeout_ms for each in models)
             given = deadline_in(request.scope[HEADERS].get(b"x-timeout-ms"), started_s)
             return given or Deadline.after(longest_ms / 1e3, now_s=started_s)
         deadline = self.deadline(request, asked)
-        self.scans.check(self.scans.served(asked.model, asked.version), deadline, priority=asked.priority)
+        self.scans.check(self.scans.models.served(asked.model, asked.version), deadline, priority=asked.priority)
         return deadline
 
     def deadline(self, request: Request, asked: ScanAsked) -> Deadline:
         """When the answer is of no use any more: as the caller says, else as the model does."""
         started_s = request.scope[STARTED_S]
-        served = self.scans.served(asked.model, asked.version)
+        served = self.scans.models.served(asked.model, asked.version)
         given = deadline_in(request.scope[HEADERS].get(b"x-timeout-ms"), started_s)
         return given or Deadline.after(served.manifest.slo.timeout_ms / 1e3, now_s=started_s)
 
@@ -120,7 +120,7 @@ class ScansDoor:
             WrongTask: it is one.
         """
         if form := sent.picture():
-            served = self.scans.served(asked.model, asked.version)
+            served = self.scans.models.served(asked.model, asked.version)
             kind = served.manifest.input.kind
             raise WrongTask(
                 f"{served.name} {served.version} segments volumes ({kind}); this is a picture ({form})",
@@ -129,7 +129,7 @@ class ScansDoor:
 
     def count(self, code: str, asked: ScanAsked, started_s: float, stages_s: dict[str, float]) -> None:
         """Tell that a request came to its end."""
-        meant = self.scans.meant_by(asked.model, asked.version)
+        meant = self.scans.models.meant_by(asked.model, asked.version)
         self.observer.observe(Answered("scan", *meant, code, self.clock.now_s() - started_s, stages_s))
 
 
@@ -142,7 +142,7 @@ class ScansEndpoint:
     @property
     def there(self) -> bool:
         """Whether there is a model of volumes."""
-        return bool(self._door.scans.models())
+        return bool(self._door.scans.models.all())
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request. Every typed error is a response; nothing is raised for what a caller sent."""
@@ -171,7 +171,7 @@ class ScansEndpoint:
                     if sure:
                         raise
                     return None
-                if not sure and not sent.is_a_scan(door.scans.models()):
+                if not sure and not sent.is_a_scan(door.scans.models.all()):
                     return None
                 received_s = door.clock.now_s()
                 asked = asked_in(both(texts, sent), headers.get(b"accept"))
@@ -207,7 +207,7 @@ class ScansEndpoint:
 
     def meant(self, scope: Scope, *, beside: str) -> bool:
         """Whether the head of a request means a model of volumes, beside models of pictures of a task."""
-        models = self._door.scans.models()
+        models = self._door.scans.models.all()
         if not models:
             return False
         params = QueryParams(scope["query_string"])

@@ -113,7 +113,7 @@ class ScanJobs:
             UnknownModel, WrongTask, BadRequest: no such model of scans.
             PathNotAllowed, ScanTooLarge: a path may not be read.
         """
-        self._scans.served(asked.model, asked.version)
+        self._scans.models.served(asked.model, asked.version)
         for each in _sent(source).values():
             if isinstance(each, ScanPath):
                 await self._on_thread(self._scans.roots.open, each.text)
@@ -126,7 +126,7 @@ class ScanJobs:
 
     def meant_by(self, job: Job) -> tuple[str, int]:
         """The name and version of the model that it means."""
-        return self._scans.meant_by(job.asked["model"], job.asked["version"])
+        return self._scans.models.meant_by(job.asked["model"], job.asked["version"])
 
 
 def _answer_of(found: ScanAnswer) -> JobAnswer:
