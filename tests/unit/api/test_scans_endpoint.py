@@ -23,24 +23,29 @@ MODEL = SimpleNamespace(
 )
 
 
-class HeldBack:
-    """A use case whose end a test gives."""
+class OnlyOne:
+    """The one model that there is."""
 
-    def __init__(self) -> None:
-        self.begun = 0
-        self.go_on = asyncio.Event()
-
-    def models(self) -> list[Any]:
+    def all(self) -> list[Any]:
         return [MODEL]
 
     def served(self, *_: object) -> Any:
         return MODEL
 
-    def check(self, *_: object, **__: object) -> None:
-        """Let everybody in."""
-
     def meant_by(self, *_: object) -> tuple[str, int]:
         return "tumors", 3
+
+
+class HeldBack:
+    """A use case whose end a test gives."""
+
+    def __init__(self) -> None:
+        self.models = OnlyOne()
+        self.begun = 0
+        self.go_on = asyncio.Event()
+
+    def check(self, *_: object, **__: object) -> None:
+        """Let everybody in."""
 
     async def __call__(self, *_: object, **__: object) -> Any:
         self.begun += 1

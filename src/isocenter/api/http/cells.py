@@ -10,15 +10,15 @@ from fastapi import Request
 from isocenter.api.http.answer import Answer
 from isocenter.api.http.body import receive_body
 from isocenter.api.http.form import Form, FormFile, is_form, read_form
-from isocenter.api.http.gate import HEADERS, STARTED_S
-from isocenter.api.http.head import deadline_in, version_in
+from isocenter.api.http.gate import HEADERS
+from isocenter.api.http.head import version_in
 from isocenter.api.http.problems import problem
+from isocenter.api.http.time_given import ReceivedWithin, asked_deadline, deadline_of, longest_deadline
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import (
     BadRequest,
     BadValue,
-    DeadlineExceeded,
     IsocenterError,
     MissingImage,
     without_frames,
@@ -55,23 +55,18 @@ class CellsDoor:
             BadInput: no such model, or a header is malformed.
             Refused, DeadlineExceeded: it could not be answered in time.
         """
-        started_s = request.scope[STARTED_S]
         models = self.cells.models.all()
-        deadline = deadline_in(request.scope[HEADERS].get(b"x-timeout-ms"), started_s)
+        asked_deadline(request)  # who says no time is told that, whatever else is wrong
         if asked.model is None and len(models) > 1:  # the form may name one
-            longest_ms = max(each.manifest.slo.timeout_ms for each in models)
-            return deadline or Deadline.after(longest_ms / 1e3, now_s=started_s)
+            return longest_deadline(request, models)
         served = self.cells.models.served(asked.model, asked.version)
-        deadline = deadline or Deadline.after(served.manifest.slo.timeout_ms / 1e3, now_s=started_s)
+        deadline = deadline_of(request, served)
         self.cells.check(served, deadline)
         return deadline
 
     def deadline(self, request: Request, asked: CellsAsked) -> Deadline:
         """When the answer is of no use any more: as the caller says, else as the model does."""
-        started_s = request.scope[STARTED_S]
-        served = self.cells.models.served(asked.model, asked.version)
-        deadline = deadline_in(request.scope[HEADERS].get(b"x-timeout-ms"), started_s)
-        return deadline or Deadline.after(served.manifest.slo.timeout_ms / 1e3, now_s=started_s)
+        return deadline_of(request, self.cells.models.served(asked.model, asked.version))
 
     async def receive(
         self,
@@ -89,16 +84,9 @@ class CellsDoor:
             BadInput: it is malformed or too large.
             MissingImage: there is no file in it.
         """
-        left_s = deadline.left_s(self.clock.now_s())
         content_type = request.scope[HEADERS].get(b"content-type")
-        try:
-            async with asyncio.timeout(left_s):
-                body = await receive_body(request.receive, max_bytes=max_bytes, booking=booking)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"the deadline passed before the images were completely here, after {left_s:.3f} s",
-                details={"waited_s": round(left_s, 3), "where": "receive"},
-            ) from None
+        async with ReceivedWithin(deadline, self.clock, "the images were"):
+            body = await receive_body(request.receive, max_bytes=max_bytes, booking=booking)
         if not is_form(content_type):
             return Form(files=[FormFile("", bytes(body))])
         if len(body) <= _ON_THE_LOOP_BYTES:

@@ -1,6 +1,5 @@
 """`POST /predict`."""
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
@@ -21,12 +20,12 @@ from isocenter.api.http.scan_form import begins_as_scan
 from isocenter.api.http.scans import BODY, ScansEndpoint
 from isocenter.api.http.schemas import PredictionShape, ProblemShape
 from isocenter.api.http.schemas_scans import NAMED_SCAN, SCAN_PARAMETERS, ScanShape
+from isocenter.api.http.time_given import ReceivedWithin
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import (
     BadInput,
     BadRequest,
-    DeadlineExceeded,
     IsocenterError,
     MissingImage,
     TooManyBytes,
@@ -208,17 +207,10 @@ class PredictEndpoint:
         return problem(error)
 
     async def _receive(self, request: Request, deadline: Deadline, booking: Booking) -> bytes:
-        """The image, or the deadline's end: a body that trickles in holds nobody up for longer."""
-        left_s = deadline.left_s(self._clock.now_s())
+        """The image, or the deadline's end."""
         content_type = request.scope[HEADERS].get(b"content-type")
-        try:
-            async with asyncio.timeout(left_s):
-                body = await receive_body(request.receive, max_bytes=self._max_bytes, booking=booking)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"the deadline passed before the image was completely here, after {left_s:.3f} s",
-                details={"waited_s": round(left_s, 3), "where": "receive"},
-            ) from None
+        async with ReceivedWithin(deadline, self._clock, "the image was"):
+            body = await receive_body(request.receive, max_bytes=self._max_bytes, booking=booking)
         try:
             image = image_in(body, content_type, max_bytes=self._max_bytes)
         except (MissingImage, BadRequest) as error:

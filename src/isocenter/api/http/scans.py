@@ -18,16 +18,16 @@ from isocenter.api.http.answer import Answer
 from isocenter.api.http.body import check_length
 from isocenter.api.http.connection import WhileConnected
 from isocenter.api.http.gate import HEADERS, REQUEST_ID, STARTED_S
-from isocenter.api.http.head import accepted, deadline_in, query_of, version_in
+from isocenter.api.http.head import accepted, query_of, version_in
 from isocenter.api.http.problems import problem
 from isocenter.api.http.scan_form import WHAT_IS_ASKED, SentScan, is_json, receive_scan
+from isocenter.api.http.time_given import ReceivedWithin, deadline_of, longest_deadline
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import (
     BadInput,
     BadRequest,
     BadValue,
-    DeadlineExceeded,
     IsocenterError,
     WrongTask,
     without_frames,
@@ -77,22 +77,16 @@ class ScansDoor:
             BadInput: no such model, or a header is malformed.
             Refused, DeadlineExceeded: it could not be answered in time.
         """
-        started_s = request.scope[STARTED_S]
         models = self.scans.models.all()
         if asked.model is None and len(models) > 1:  # the body may name one
-            longest_ms = max(each.manifest.slo.timeout_ms for each in models)
-            given = deadline_in(request.scope[HEADERS].get(b"x-timeout-ms"), started_s)
-            return given or Deadline.after(longest_ms / 1e3, now_s=started_s)
+            return longest_deadline(request, models)
         deadline = self.deadline(request, asked)
         self.scans.check(self.scans.models.served(asked.model, asked.version), deadline, priority=asked.priority)
         return deadline
 
     def deadline(self, request: Request, asked: ScanAsked) -> Deadline:
         """When the answer is of no use any more: as the caller says, else as the model does."""
-        started_s = request.scope[STARTED_S]
-        served = self.scans.models.served(asked.model, asked.version)
-        given = deadline_in(request.scope[HEADERS].get(b"x-timeout-ms"), started_s)
-        return given or Deadline.after(served.manifest.slo.timeout_ms / 1e3, now_s=started_s)
+        return deadline_of(request, self.scans.models.served(asked.model, asked.version))
 
     async def receive(self, request: Request, deadline: Deadline, booking: Booking) -> SentScan:
         """What the body holds, or the deadline's end.
@@ -101,17 +95,10 @@ class ScansDoor:
             DeadlineExceeded: it was not completely here in time.
             BadInput: it is malformed or too large.
         """
-        left_s = deadline.left_s(self.clock.now_s())
         content_type = request.scope[HEADERS].get(b"content-type")
         receive = _once_more(request.scope) or request.receive
-        try:
-            async with asyncio.timeout(left_s):
-                return await receive_scan(receive, content_type, max_bytes=self.max_bytes, booking=booking)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"the deadline passed before the scan was completely here, after {left_s:.3f} s",
-                details={"waited_s": round(left_s, 3), "where": "receive"},
-            ) from None
+        async with ReceivedWithin(deadline, self.clock, "the scan was"):
+            return await receive_scan(receive, content_type, max_bytes=self.max_bytes, booking=booking)
 
     def refuse_picture(self, sent: SentScan, asked: ScanAsked) -> None:
         """See that what was sent is no picture.
