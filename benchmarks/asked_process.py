@@ -8,9 +8,11 @@ import math
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+from isocenter.core.errors import IsocenterError
 
 
 class Refused(Exception):
@@ -76,3 +78,16 @@ def asked_process(script: str, told: Mapping[str, Any]) -> Iterator[AskedProcess
     finally:
         process.kill()
         process.communicate()
+
+
+def answer_lines(do: Callable[..., dict[str, Any]]) -> None:
+    """Be such a process until nobody asks any more: `do` is called with what to do, by its name, and the rest."""
+    for line in sys.stdin:
+        asked = json.loads(line)
+        try:
+            answer = do(asked.pop("do"), **asked)
+        except IsocenterError as error:
+            answer = {"error": error.message}
+        except Exception as error:  # it is a figure that is missing, not the end of the table
+            answer = {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+        print(json.dumps(answer), flush=True)

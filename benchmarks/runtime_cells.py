@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from asked_process import AskedProcess, asked_process
-from isocenter.core.errors import IsocenterError
+from asked_process import AskedProcess, answer_lines, asked_process
 from isocenter.core.tensor import FloatArray
 from isocenter.measure.memory import ProcessMemory
 from isocenter.runtimes.base import Session, SessionOptions
@@ -127,15 +126,7 @@ def main() -> None:
     doings: dict[str, Callable[..., dict[str, Any]]] = {
         each.__name__: each for each in (work.open, work.alone, work.rate, work.answers, work.peak)
     }
-    for line in sys.stdin:
-        asked = json.loads(line)
-        try:
-            answer = doings[asked.pop("do")](**asked)
-        except IsocenterError as error:
-            answer = {"error": error.message}
-        except Exception as error:  # it is a figure that is missing, not the end of the table
-            answer = {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
-        print(json.dumps(answer), flush=True)
+    answer_lines(lambda what, **more: doings[what](**more))
 
 
 if __name__ == "__main__":

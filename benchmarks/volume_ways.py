@@ -17,8 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from asked_process import AskedProcess, asked_process
-from isocenter.core.errors import IsocenterError
+from asked_process import AskedProcess, answer_lines, asked_process
 from isocenter.core.tensor import Array, FloatArray
 from isocenter.measure.memory import ProcessMemory, free_memory
 
@@ -265,19 +264,16 @@ def main() -> None:
     warnings.simplefilter("ignore")
     way = Way(**json.loads(sys.argv[1]))
     work: Any = None
-    for line in sys.stdin:
-        asked = json.loads(line)
-        what = asked.pop("do")
-        try:
-            if what == "open":
-                work, answer = (Monai if way.slides == "monai" else Ours)(way, **asked), {}
-            else:
-                answer = getattr(work, what)(**asked)
-        except IsocenterError as error:
-            answer = {"error": error.message}
-        except Exception as error:  # it is a figure that is missing, not the end of the table
-            answer = {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
-        print(json.dumps(answer), flush=True)
+
+    def do(what: str, **more: Any) -> dict[str, Any]:
+        nonlocal work
+        if what == "open":
+            work = (Monai if way.slides == "monai" else Ours)(way, **more)
+            return {}
+        answer: dict[str, Any] = getattr(work, what)(**more)
+        return answer
+
+    answer_lines(do)
 
 
 if __name__ == "__main__":

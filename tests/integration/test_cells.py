@@ -46,13 +46,6 @@ def _output() -> dict[str, Any]:
     return {"tensor": "scores", "activation": "softmax", "labels": ["ground", "cell"]}
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def client(service: Composition) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(service.http)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
-        yield client
-
-
 @pytest.mark.parametrize(
     "how",
     [

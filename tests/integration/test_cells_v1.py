@@ -47,13 +47,6 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Com
         yield service
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def client(service: Composition) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(service.http)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
-        yield client
-
-
 async def segment(
     client: httpx.AsyncClient, image: bytes = PNG, fields: dict[str, str] | None = None
 ) -> httpx.Response:

@@ -40,13 +40,6 @@ async def service() -> AsyncIterator[Composition]:
         yield service
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def client(service: Composition) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(service.http)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
-        yield client
-
-
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.may_block]
 
 

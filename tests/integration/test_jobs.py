@@ -42,13 +42,6 @@ async def service(folders: dict[str, Path]) -> AsyncIterator[Composition]:
         yield service
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def client(service: Composition) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(service.http)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
-        yield client
-
-
 @pytest.mark.parametrize("how", [{"json": {"scan_path": "head.nii.gz"}}, {"content": HEAD}], ids=["path", "upload"])
 async def test_the_answer_of_a_job_is_that_of_the_route_that_answers_at_once(
     client: httpx.AsyncClient, how: dict[str, Any]

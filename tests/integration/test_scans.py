@@ -98,13 +98,6 @@ async def service(tmp_path_factory: pytest.TempPathFactory, scans: Path) -> Asyn
         yield service
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def client(service: Composition) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(service.http)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
-        yield client
-
-
 def _mask(found: ScanShape) -> Array:
     volume = read_volume(base64.b64decode(found.mask.data), limits=VolumeLimits())
     assert np.allclose(volume.geometry.lps_from_voxel, found.grid.lps_from_voxel, atol=1e-5)
