@@ -6,75 +6,43 @@ farther, so that a run of a given time ends where it should; it goes on from its
 
 import argparse
 import logging
-import math
 import time
 from collections.abc import Iterator
-from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from brain_tumor_data import LABELS, Cropper, Sample, read_heads, samples
+from cycle import Average, learning_rate, optimiser_for
 from isocenter.networks.lesion_unet import LesionUNet3d
 
 log = logging.getLogger("brain_tumor")
 
 FIRST_SEED = 100_000
 """Training takes this one and those that follow, as many as it has steps; the report takes far higher ones."""
-SIDE = 48
+CROPS = ((4, 48), (2, 64), (1, 96))
+"""How many of which side a step takes; the norms see a whole window's statistics in the last ones, as a server's do."""
+SHARES = (0.6, 0.2, 0.2)
 LONGEST_STEP_S = 10.0
 
 
-class Average:
-    """The running mean of a network's weights; of its norms' statistics too."""
-
-    def __init__(self, network: LesionUNet3d) -> None:
-        self.network = deepcopy(network).eval()
-
-    @torch.no_grad()
-    def update(self, network: LesionUNet3d, *, step: int, decay: float) -> None:
-        """Lean on the newest weights early, on the mean later."""
-        decay = min(decay, (1 + step) / (20 + step))
-        for mine, theirs in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True):
-            if mine.dtype.is_floating_point:
-                mine.lerp_(theirs, 1.0 - decay)
-            else:
-                mine.copy_(theirs)
-
-
-def learning_rate(progress: float, peak: float) -> float:
-    """One cycle: rise over the first 4 %, then half a cosine down to nothing."""
-    if progress < 0.04:
-        return peak * (0.05 + 0.95 * progress / 0.04)
-    return peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, (progress - 0.04) / 0.96)))
-
-
-LESION_WEIGHT = 6.0
-"""Of a voxel in a lesion over another one: lesions fill a few voxels in a thousand."""
-
-
 def loss_of(logits: Tensor, classes: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted cross-entropy, and the soft Dice of the crops that have a lesion; the Dice once more, to be told."""
+    """Cross-entropy, and the soft Dice of each crop; the mean Dice of those with a lesion once more, to be told.
+
+    Lesions are no heavier than the rest but for small ones: a class that is heavier is seen where it is not. A healthy
+    crop has a Dice as well: whatever is seen in it lowers that to next to nothing.
+    """
     truth = classes.float()
-    each = functional.cross_entropy(logits, classes, reduction="none") * (1.0 + (LESION_WEIGHT * weights - 1.0) * truth)
+    each = functional.cross_entropy(logits, classes, reduction="none") * (1.0 + (weights - 1.0) * truth)
     found = logits.softmax(dim=1)[:, 1]
-    shared = (found * truth).sum(dim=(1, 2, 3))
     voxels = truth.sum(dim=(1, 2, 3))
-    dice = (2.0 * shared + 1.0) / (found.sum(dim=(1, 2, 3)) + voxels + 1.0)
+    dice = (2.0 * (found * truth).sum(dim=(1, 2, 3)) + 1.0) / (found.sum(dim=(1, 2, 3)) + voxels + 1.0)
+    total: Tensor = 4.0 * each.mean() + (1.0 - dice).mean()
     there = (voxels > 0).float()
-    mean = (dice * there).sum() / there.sum().clamp(min=1.0)
-    total: Tensor = 4.0 * each.mean() + (1.0 - mean) * (there.sum() > 0)
-    return total, mean.detach() * (there.sum() > 0)
-
-
-def optimiser_for(network: nn.Module, rate: float, decay: float) -> torch.optim.Optimizer:
-    """AdamW; norms and biases do not decay."""
-    weights = [each for each in network.parameters() if each.ndim > 1]
-    others = [each for each in network.parameters() if each.ndim <= 1]
-    groups = [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99))
+    return total, ((dice * there).sum() / there.sum().clamp(min=1.0)).detach()
 
 
 class Run:
@@ -87,10 +55,11 @@ class Run:
         self.average = Average(self.network)
         self.optimiser = optimiser_for(self.network, arguments.rate, arguments.decay)
         self.step, self.spent_s = 0, 0.0
+        self.sizes = np.random.default_rng(arguments.seed)
         if arguments.checkpoint.exists():
             state = torch.load(arguments.checkpoint, weights_only=True)
             self.network.load_state_dict(state["network"])
-            self.average.network.load_state_dict(state["average"])
+            self.average.module.load_state_dict(state["average"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.step, self.spent_s = state["step"], state["spent_s"]
 
@@ -110,7 +79,7 @@ class Run:
             began_s = time.monotonic()
             if self.step % arguments.fresh_every == 0:
                 cropper.hold(next(incoming))
-            told.append(self._one_step(cropper, learning_rate(progress, arguments.rate)))
+            told.append(self._one_step(cropper, learning_rate(progress, arguments.rate, rise=0.04, least=0.0)))
             # A step that took longer was stopped on the way: that is no training time.
             self.spent_s += min(time.monotonic() - began_s, LONGEST_STEP_S)
             if time.monotonic() - kept_s > arguments.keep_every_s or self._progress() >= 1.0:
@@ -129,7 +98,7 @@ class Run:
     def _one_step(self, cropper: Cropper, rate: float) -> tuple[float, float]:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        batch = cropper.batch(self.arguments.batch, SIDE)
+        batch = cropper.batch(*CROPS[self.sizes.choice(len(CROPS), p=SHARES)])
         values, classes, weights = (torch.from_numpy(part) for part in batch)
         logits = self.network(values.contiguous(memory_format=torch.channels_last_3d))
         loss, dice = loss_of(logits, classes, weights)
@@ -144,7 +113,7 @@ class Run:
     def _keep(self) -> None:
         state = {
             "network": self.network.state_dict(),
-            "average": self.average.network.state_dict(),
+            "average": self.average.module.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "spent_s": self.spent_s,
@@ -163,13 +132,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--minutes", type=float, default=60.0, help="the time after which it ends anyway")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--rate", type=float, default=1.2e-2, help="peak learning rate")
+    parser.add_argument("--rate", type=float, default=5e-3, help="peak learning rate")
     parser.add_argument("--decay", type=float, default=0.02, help="weight decay")
     parser.add_argument("--average", type=float, default=0.99, help="decay of the weight average")
     parser.add_argument("--held", type=int, default=240, help="samples kept in memory")
     parser.add_argument("--begin-with", type=int, default=24, help="samples drawn before the first step")
-    parser.add_argument("--fresh-every", type=int, default=2, metavar="STEPS", help="a new sample each so many steps")
+    parser.add_argument("--fresh-every", type=int, default=3, metavar="STEPS", help="a new sample each so many steps")
     parser.add_argument("--keep-every-s", type=float, default=60.0)
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args(argv)

@@ -57,7 +57,7 @@ def sample_of(values: FloatArray, lesions: Array) -> Sample:
     quantised = np.clip(np.rint(values * _PER_UNIT + _ZERO), 0, 255).astype(np.uint8)
     numbers = lesions.astype(np.uint8)
     volumes_ml = np.bincount(numbers.ravel(), minlength=256) * VOXEL_MM**3 / 1e3
-    weights = np.clip(np.sqrt(4.0 / np.maximum(volumes_ml, 1e-3)), 1.0, 5.0).astype(np.float32)
+    weights = np.clip(np.sqrt(4.0 / np.maximum(volumes_ml, 1e-3)), 1.0, 3.0).astype(np.float32)
     weights[0] = 1.0
     rng = np.random.default_rng(int(quantised[::7, ::7, ::7].sum()))
     return Sample(

@@ -5,9 +5,7 @@ Steps count, not the clock, so that a run on a busy machine gives the same weigh
 
 import argparse
 import logging
-import math
 import time
-from copy import deepcopy
 from pathlib import Path
 
 import cv2
@@ -16,27 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cycle import Average, learning_rate, optimiser_for
 from isocenter.networks.nucleus_unet import NucleusUNet
 from nuclei_data import LABELS, Cropper, read_fields
 
 log = logging.getLogger("nuclei")
-
-
-class Average:
-    """The running mean of a module's weights; of its norms' statistics too."""
-
-    def __init__(self, module: NucleusUNet) -> None:
-        self.module = deepcopy(module).eval()
-
-    @torch.no_grad()
-    def update(self, module: NucleusUNet, *, step: int, decay: float) -> None:
-        """Lean on the newest weights early, on the mean later."""
-        decay = min(decay, (1 + step) / (20 + step))
-        for mine, theirs in zip(self.module.state_dict().values(), module.state_dict().values(), strict=True):
-            if mine.dtype.is_floating_point:
-                mine.lerp_(theirs, 1.0 - decay)
-            else:
-                mine.copy_(theirs)
 
 
 class Threads:
@@ -64,13 +46,6 @@ class Threads:
         self._step, self._began_s = self._step + 1, now_s
 
 
-def learning_rate(progress: float, peak: float) -> float:
-    """One cycle: rise over the first 5 %, then half a cosine down to nearly nothing. `progress` is from 0 to 1."""
-    if progress < 0.05:
-        return peak * (0.05 + 0.95 * progress / 0.05)
-    return peak * max(0.002, 0.5 * (1.0 + math.cos(math.pi * (progress - 0.05) / 0.95)))
-
-
 def loss_of(logits: Tensor, classes: Tensor, weights: Tensor) -> Tensor:
     """Weighted cross-entropy of the three classes, and the soft Dice of the foreground, crop by crop."""
     each = functional.cross_entropy(logits, classes, reduction="none")
@@ -81,14 +56,6 @@ def loss_of(logits: Tensor, classes: Tensor, weights: Tensor) -> Tensor:
     dice = (2.0 * shared + 50.0) / (found.sum(dim=(1, 2)) + truth.sum(dim=(1, 2)) + 50.0)
     total: Tensor = entropy + 0.5 * (1.0 - dice.mean())
     return total
-
-
-def optimiser_for(module: nn.Module, rate: float, decay: float) -> torch.optim.Optimizer:
-    """AdamW; norms and biases do not decay."""
-    weights = [p for p in module.parameters() if p.ndim > 1]
-    others = [p for p in module.parameters() if p.ndim <= 1]
-    groups = [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99))
 
 
 def train(arguments: argparse.Namespace) -> NucleusUNet:
@@ -114,7 +81,7 @@ def train(arguments: argparse.Namespace) -> NucleusUNet:
         threads.step()
         for group in optimiser.param_groups:
             progress = (step - arguments.cycle_from) / (arguments.steps - arguments.cycle_from)
-            group["lr"] = learning_rate(progress, arguments.rate)
+            group["lr"] = learning_rate(progress, arguments.rate, rise=0.05)
         images, classes, weights = (torch.from_numpy(part) for part in cropper.batch(arguments.batch, arguments.side))
         logits = module(images.contiguous(memory_format=torch.channels_last))
         loss = loss_of(logits, classes, weights)
@@ -137,7 +104,9 @@ def train(arguments: argparse.Namespace) -> NucleusUNet:
     return average.module
 
 
-def _keep(file: Path, module: nn.Module, average: Average, optimiser: torch.optim.Optimizer, step: int) -> None:
+def _keep(
+    file: Path, module: nn.Module, average: Average[NucleusUNet], optimiser: torch.optim.Optimizer, step: int
+) -> None:
     state = {
         "module": module.state_dict(),
         "average": average.module.state_dict(),

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from augment import Augmenter
+from cycle import learning_rate, optimiser_for
 from isocenter.imaging.phantoms import CLASSES
 from isocenter.networks.slice_resnet import SliceResNet, export_onnx
 from report import measure, write_report
@@ -82,20 +83,6 @@ class Average:
                     mine.copy_(theirs)
 
 
-def learning_rate(progress: float, peak: float) -> float:
-    """One cycle: rise over the first 8 %, then half a cosine down to nearly nothing."""
-    if progress < 0.08:
-        return peak * (0.05 + 0.95 * progress / 0.08)
-    return peak * max(0.002, 0.5 * (1.0 + math.cos(math.pi * (progress - 0.08) / 0.92)))
-
-
-def optimiser_for(module: nn.Module, rate: float, decay: float) -> torch.optim.Optimizer:
-    weights = [p for p in module.parameters() if p.ndim > 1]
-    others = [p for p in module.parameters() if p.ndim <= 1]
-    groups = [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99))
-
-
 def side_at(progress: float) -> int:
     return [side_px for begins_at, side_px in SIDES_PX if progress >= begins_at][-1]
 
@@ -145,7 +132,7 @@ def train(arguments: argparse.Namespace, parts: dict[str, Slices], out: Path) ->
             if rng.random() < arguments.mixup and progress < 0.9:
                 planes, targets = mixed(planes, targets, rng)
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate(progress, arguments.rate)
+                group["lr"] = learning_rate(progress, arguments.rate, rise=0.08)
             module.train()
             loss = functional.cross_entropy(module(normalised(planes)), targets, label_smoothing=0.02)
             optimiser.zero_grad(set_to_none=True)

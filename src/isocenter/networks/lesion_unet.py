@@ -2,7 +2,8 @@
 
 After Cicek et al.: 3D U-Net, MICCAI 2016, arXiv:1606.06650, with the sums in place of concatenations of LinkNet
 (Chaurasia, Culurciello, arXiv:1707.03718). The full grid costs most and is touched twice: by the first convolution, of
-stride 2, and by the last one, transposed, which gives each of the eight voxels its own weights.
+stride 2, and by the last one, transposed, which gives each of the eight voxels its own weights. Norms are those of one
+volume alone: sequences differ in contrast, and a batch's mean of several is none of theirs.
 """
 
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ def _convolution(channels_in: int, width: int, *, side: int = 3, stride: int = 1
     padding = (side - stride + 1) // 2 if stride > 1 else side // 2
     return nn.Sequential(
         nn.Conv3d(channels_in, width, side, stride=stride, padding=padding, bias=False),
-        nn.BatchNorm3d(width),
+        nn.InstanceNorm3d(width, affine=True),
         nn.ReLU(inplace=True),
     )
 
