@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isocenter.core.errors import NumericFailure
 from isocenter.core.tensor import FloatArray
 from isocenter.imaging.sliding.merge import Merge, Whole
 from isocenter.imaging.sliding.plan import Rule, Sliding, WindowPlan, plan
@@ -106,6 +107,19 @@ def test_finished_rows_are_handed_over_as_soon_as_no_window_touches_them() -> No
 
     assert after == [0, 2, 4, 6]
     assert handed == [(0, 2), (2, 2), (4, 2), (6, 4)]
+
+
+@pytest.mark.parametrize(("half", "score"), [(False, 3e38), (True, 60_000.0)])
+def test_scores_whose_sum_is_infinite_are_told_and_not_passed_on(half: bool, score: float) -> None:
+    windows = plan((6, 4), (4, 4), overlap=0.5)
+    handed: list[FloatArray] = []
+    merge = Merge(windows, np.ones((4, 4), np.float32), lambda _, rows: handed.append(rows), half=half)
+
+    with pytest.raises(NumericFailure, match="too large"):  # noqa: PT012 - whichever comes first
+        for _ in windows:
+            merge.add(np.full((1, 4, 4), score, np.float32))
+        merge.finish()
+    assert all(np.isfinite(rows).all() for rows in handed)
 
 
 @pytest.mark.parametrize("outputs", [0, 3, 5])

@@ -5,6 +5,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
+from isocenter.core.errors import NumericFailure
 from isocenter.core.tensor import Array, FloatArray
 from isocenter.imaging.sliding.plan import WindowPlan
 
@@ -59,6 +60,7 @@ class Merge:
 
         Raises:
             ValueError: the output has another shape; or there are more outputs than windows.
+            NumericFailure: finite outputs have a sum that is not: what is there would be told as a finding.
         """
         if output.shape[1:] != self._plan.roi:
             raise ValueError(f"a window of {list(self._plan.roi)} voxels was answered with {list(output.shape)}")
@@ -78,6 +80,7 @@ class Merge:
 
         Raises:
             ValueError: a window is missing.
+            NumericFailure: as above.
         """
         if next(self._positions, None) is not None:
             raise ValueError("not every window has an output")
@@ -89,7 +92,8 @@ class Merge:
         for start in range(0, len(sums), at_once):
             rows = slice(start, start + at_once)
             weights = self._weights[rows]
-            sums[rows] += weights if values is None else values[rows] * weights
+            with np.errstate(over="ignore", invalid="ignore"):  # told at the end
+                sums[rows] += weights if values is None else values[rows] * weights
             if self._half:
                 sums[rows] = in_half(sums[rows])
 
@@ -110,10 +114,23 @@ class Merge:
             for start in range(first, last, at_once):
                 rows = slice(start - self._row, min(start + at_once, last) - self._row)
                 merged = self._sums[:, rows, *inside] / self._counts[rows, *inside]
-                self._sink(start - self._plan.before[0], in_half(merged) if self._half else merged)
+                if self._half:
+                    merged = in_half(merged)
+                _refuse_infinite(merged)
+                self._sink(start - self._plan.before[0], merged)
         for held_rows in (*self._sums, self._counts):
             _shift(held_rows, held)
         self._row = row
+
+
+def _refuse_infinite(merged: FloatArray) -> None:
+    finite = np.isfinite(merged)
+    if not finite.all():
+        bad = merged.size - int(np.count_nonzero(finite))
+        raise NumericFailure(
+            f"{bad} of {merged.size} scores are too large to be added up over windows",
+            details={"non_finite": bad, "values": merged.size},
+        )
 
 
 def _shift(rows: FloatArray, by: int) -> None:
