@@ -1,7 +1,7 @@
 """What the head of a request says: query parameters and the time that is given."""
 
 from collections.abc import Collection, Mapping
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from starlette.datastructures import QueryParams
 
@@ -12,6 +12,17 @@ T = TypeVar("T")
 
 _MIN_TIMEOUT_MS: Final = 0.001
 _MAX_TIMEOUT_MS: Final = 3_600_000.0
+
+HEADER_PARAMETERS: Final[tuple[dict[str, Any], ...]] = (
+    {
+        "name": "X-Timeout-Ms",
+        "in": "header",
+        "schema": {"type": "number"},
+        "description": "How long the answer is of use; the model's own timeout if not given.",
+    },
+    {"name": "X-Request-ID", "in": "header", "schema": {"type": "string"}, "description": "Echoed in the answer."},
+)
+"""The headers of every route that answers with a model, as OpenAPI has them."""
 
 
 def query_of(query: bytes, known: Collection[str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from isocenter.api.http.body import FIELDS, check_length, image_in, receive_body
 from isocenter.api.http.connection import WhileConnected
 from isocenter.api.http.form import is_form
 from isocenter.api.http.gate import HEADERS, REQUEST_ID, STARTED_S
-from isocenter.api.http.head import deadline_in, query_of, version_in
+from isocenter.api.http.head import HEADER_PARAMETERS, deadline_in, query_of, version_in
 from isocenter.api.http.problems import problem
 from isocenter.api.http.scan_form import begins_as_scan
 from isocenter.api.http.scans import BODY, ScansEndpoint
@@ -50,13 +50,7 @@ _BODY: dict[str, Any] = {
         {"name": "model", "in": "query", "schema": {"type": "string"}, "description": "Needed if several are served."},
         {"name": "version", "in": "query", "schema": {"type": "integer"}, "description": "The highest if not given."},
         *SCAN_PARAMETERS,
-        {
-            "name": "X-Timeout-Ms",
-            "in": "header",
-            "schema": {"type": "number"},
-            "description": "How long the answer is of use; the model's own timeout if not given.",
-        },
-        {"name": "X-Request-ID", "in": "header", "schema": {"type": "string"}, "description": "Echoed in the answer."},
+        *HEADER_PARAMETERS,
     ],
 }
 

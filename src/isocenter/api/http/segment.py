@@ -11,7 +11,7 @@ from isocenter.api.http.body import FIELDS, check_length
 from isocenter.api.http.cells import WHAT_IS_ASKED, CellsDoor, asked_in, both
 from isocenter.api.http.connection import WhileConnected
 from isocenter.api.http.gate import HEADERS, REQUEST_ID, STARTED_S
-from isocenter.api.http.head import accepted, query_of
+from isocenter.api.http.head import HEADER_PARAMETERS, accepted, query_of
 from isocenter.api.http.scans import ScansEndpoint
 from isocenter.api.http.schemas import ProblemShape
 from isocenter.api.http.schemas_cells import SegmentationShape
@@ -47,13 +47,7 @@ _BODY: Final[dict[str, Any]] = {
             }
             for name, text in _MEANINGS.items()
         ),
-        {
-            "name": "X-Timeout-Ms",
-            "in": "header",
-            "schema": {"type": "number"},
-            "description": "How long the answer is of use; the model's own timeout if not given.",
-        },
-        {"name": "X-Request-ID", "in": "header", "schema": {"type": "string"}, "description": "Echoed in the answer."},
+        *HEADER_PARAMETERS,
     ],
 }
 _BY_MEDIA_TYPE: Final[dict[str, tuple[CellFormat, bool]]] = {
