@@ -51,7 +51,7 @@ def to_onnx(
     """
     file = folder / "model.onnx"
     axes = {0: "batch"} | ({axis: f"side{axis - 1}" for axis in range(2, len(item_shape) + 1)} if free_sides else {})
-    with evaluating(network), _without_deprecations():
+    with evaluating(network), _not_learning(network), _without_deprecations():
         torch.onnx.export(
             network,
             (torch.zeros(2, *item_shape),),
@@ -173,6 +173,18 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def _not_learning(network: nn.Module) -> Iterator[None]:
+    """No weight can be learned inside: else a trace keeps what every layer answered, gigabytes for a large picture."""
+    learned = [weight for weight in network.parameters() if weight.requires_grad]
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in learned:
+            weight.requires_grad_(True)
 
 
 @contextmanager

@@ -218,3 +218,19 @@ def test_every_module_comes_back_in_its_own_mode(tmp_path: Path) -> None:
     export.to_torchscript(network, tmp_path, item_shape=(2, 4, 4))
     assert [network.training, network.norm.training, network.drop.training] == [True, False, True]
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_no_layer_s_answer_is_kept_for_learning_while_a_network_is_written(tmp_path: Path) -> None:
+    network = Normed()
+    fixed = next(network.parameters())
+    fixed.requires_grad_(False)
+    kept: list[bool] = []
+    network.norm.register_forward_hook(lambda _, __, answer: kept.append(answer.requires_grad))
+
+    export.to_onnx(network, tmp_path, item_shape=(2, 4, 4))
+
+    assert kept
+    assert not any(kept)
+    assert [weight.requires_grad for weight in network.parameters()] == [
+        weight is not fixed for weight in network.parameters()
+    ]
