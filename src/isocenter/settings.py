@@ -80,7 +80,8 @@ class DecodeSettings(Group):
     """The pool that decodes and preprocesses."""
 
     threads: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
-    """Decode threads; auto takes the usable cores in one process, and one in each front end."""
+    """Decode threads; auto takes the usable cores in one process, and one in each front end. Pictures that are quickly
+    decoded leave one of several threads to others."""
     max_waiting: Annotated[int, Field(ge=1)] = 512
     """Images that may wait to be decoded; more are shed with `overloaded`."""
     here_max_pixels: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"

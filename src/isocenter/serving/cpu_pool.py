@@ -3,6 +3,10 @@
 Small pictures may be decoded on the event loop instead: handing one to a thread and back costs a good part of its
 decoding. They wait in a line of their own, of which the loop runs one a turn: between any two of them it looks at its
 sockets, refuses what has to be refused, and reads what has come.
+
+Quick jobs never take all threads, where there are several: they hold the interpreter's lock for so much of their time
+that the event loop and one thread less get as many of them done, at less cost, and refusals are told in half the time
+(measured on two cores: `docs/decisions/0004-frontends.md`).
 """
 
 import asyncio
@@ -26,6 +30,7 @@ class _Job(NamedTuple):
     run: Callable[[], Any]
     deadline: Deadline
     reply: Reply[Any]
+    quick: bool = False
 
 
 class CpuPool:
@@ -35,6 +40,7 @@ class CpuPool:
         self._clock = clock
         self._max_waiting = max_waiting
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._quick = _QuickJobs(self._jobs, at_once=max(1, threads - 1))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting = 0
         self._busy_s = 0.0
@@ -62,11 +68,15 @@ class CpuPool:
         """Predicted seconds until a job that is handed in after `coming` others is done, going by the last ones."""
         if here:
             return (len(self._here) + coming + 1) * self._here_turn_s
-        ahead = self._waiting + coming
-        if ahead < self._count:
+        ahead, at_once = self._waiting + coming, self._at_once()
+        if ahead < at_once:
             return self._busy_s
         # Not what jobs take but how fast the line moves: threads share cores, a lock, and the loop that they report to.
-        return ahead * max(self._gap_s, self._busy_s / self._count) + self._busy_s
+        return ahead * max(self._gap_s, self._busy_s / at_once) + self._busy_s
+
+    def _at_once(self) -> int:
+        """Jobs that run at a time, as those that are there are."""
+        return self._quick.at_once if self._quick.out else self._count
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -81,16 +91,24 @@ class CpuPool:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._quick.let_all_go()
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
             await asyncio.to_thread(thread.join, 5.0)
 
     async def run(
-        self, function: Callable[[], T], deadline: Deadline, *, here: bool = False, admitted: bool = False
+        self,
+        function: Callable[[], T],
+        deadline: Deadline,
+        *,
+        here: bool = False,
+        quick: bool = False,
+        admitted: bool = False,
     ) -> T:
         """Run a function on a thread, or `here` on the event loop in its turn; give its answer or its exception.
 
+        `quick` is one that takes no longer than the event loop takes for its request; others may take all threads.
         `admitted` is a job of a request that has passed the door and used model time: it waits, however many do.
 
         Raises:
@@ -106,14 +124,17 @@ class CpuPool:
                 retry_after_s=max(0.1, self.ready_in_s(here=here)),
             )
         reply: Reply[T] = Reply(self._loop)
-        job = _Job(function, deadline, reply)
+        job = _Job(function, deadline, reply, quick)
         if here:
             self._here.append(job)
             self._take_turns()
             # One job a turn and none that is too late: no alarm is needed to notice a deadline.
             return await reply.wait()
         self._waiting += 1
-        self._jobs.put(job)
+        if quick:
+            self._quick.put(job)
+        else:
+            self._jobs.put(job)
         if math.isinf(deadline.at_s):
             return await reply.wait()
         alarm = self._clock.call_at(deadline.at_s, lambda: reply.fail(_too_late()))
@@ -150,7 +171,12 @@ class CpuPool:
 
     def _serve_one(self) -> bool:
         job = self._jobs.get()
-        return job is not None and self._hand_over(self._run_one(job))
+        if job is None:
+            return False
+        outcome = self._run_one(job)
+        if job.quick:
+            self._quick.done()
+        return self._hand_over(outcome)
 
     def _run_one(self, job: _Job) -> "_Outcome":
         started_s = self._clock.now_s()
@@ -171,12 +197,50 @@ class CpuPool:
     def _finish(self, outcome: "_Outcome") -> None:
         ended_s = self._clock.now_s()
         if outcome.ran:  # those who left or are too late take nothing, and say nothing of those to come
-            if self._waiting > self._count and self._ended_s > -math.inf:
+            in_line = self._waiting > self._at_once()
+            if in_line and self._ended_s > -math.inf:
                 self._gap_s = _follow(self._gap_s, ended_s - self._ended_s)
-            self._ended_s = ended_s if self._waiting > self._count else -math.inf
+            self._ended_s = ended_s if in_line else -math.inf
         self._waiting -= 1
         if outcome.tell is not None:
             outcome.tell(outcome.answer)
+
+
+class _QuickJobs:
+    """Quick jobs on their way to the threads: no more of them at a time than `at_once`."""
+
+    def __init__(self, jobs: "SimpleQueue[_Job | None]", *, at_once: int) -> None:
+        self._jobs = jobs
+        self._lock = threading.Lock()
+        self._waiting: deque[_Job] = deque()
+        self.at_once = at_once
+        self.out = 0
+        """So many are with the threads."""
+
+    def put(self, job: _Job) -> None:
+        """Hand one on, or let it wait for one that is done."""
+        with self._lock:
+            if self.out >= self.at_once:
+                self._waiting.append(job)
+                return
+            self.out += 1
+        self._jobs.put(job)
+
+    def done(self) -> None:
+        """One is done; to be called by its thread, so that the next one need not wait for the event loop."""
+        with self._lock:
+            if self._waiting:
+                self._jobs.put(self._waiting.popleft())
+            else:
+                self.out -= 1
+
+    def let_all_go(self) -> None:
+        """Hand everything on: the threads are about to end."""
+        with self._lock:
+            self.at_once += len(self._waiting)
+            self.out += len(self._waiting)
+            while self._waiting:
+                self._jobs.put(self._waiting.popleft())
 
 
 def _outcome_of(job: _Job, now_s: float) -> "_Outcome":

@@ -237,3 +237,40 @@ async def test_those_who_are_coming_stand_before_the_next_one() -> None:
 
 def _refuse() -> NoReturn:
     raise BadImage("broken")
+
+
+async def test_quick_jobs_leave_a_thread_to_others_and_each_is_run_in_its_turn(clock: ManualClock) -> None:
+    first, second, last = Blocker(), Blocker(), Blocker()
+    async with CpuPool(threads=2, max_waiting=9, clock=clock) as pool:
+        running = [asyncio.create_task(pool.run(job, NEVER, quick=True)) for job in (first, second, last)]
+        await until_started(first)
+
+        assert await pool.run(lambda: "beside it", NEVER) == "beside it"
+        assert not second.started.is_set()
+
+        first.let_go()
+        await until_started(second)
+        assert not last.started.is_set()
+        second.let_go()
+        last.let_go()
+        assert await asyncio.gather(*running) == ["done"] * 3
+
+
+async def test_jobs_that_are_not_quick_take_all_threads(clock: ManualClock) -> None:
+    jobs = [Blocker(), Blocker()]
+    async with CpuPool(threads=2, max_waiting=9, clock=clock) as pool:
+        running = [asyncio.create_task(pool.run(job, NEVER)) for job in jobs]
+        for job in jobs:
+            await until_started(job)
+        for job in jobs:
+            job.let_go()
+        assert await asyncio.gather(*running) == ["done"] * 2
+
+
+async def test_quick_jobs_that_wait_are_run_before_the_pool_ends(clock: ManualClock) -> None:
+    first = Blocker()
+    async with CpuPool(threads=3, max_waiting=9, clock=clock) as pool:
+        running = [asyncio.create_task(pool.run(job, NEVER, quick=True)) for job in (first, *[lambda: "done"] * 6)]
+        await until_started(first)
+        first.let_go()
+    assert await asyncio.gather(*running) == ["done"] * 7
