@@ -270,7 +270,8 @@ async def test_jobs_that_are_not_quick_take_all_threads(clock: ManualClock) -> N
 async def test_quick_jobs_that_wait_are_run_before_the_pool_ends(clock: ManualClock) -> None:
     first = Blocker()
     async with CpuPool(threads=3, max_waiting=9, clock=clock) as pool:
-        running = [asyncio.create_task(pool.run(job, NEVER, quick=True)) for job in (first, *[lambda: "done"] * 6)]
+        running = [asyncio.create_task(pool.run(first, NEVER, quick=True))]
+        running += [asyncio.create_task(pool.run(lambda: "done", NEVER, quick=True)) for _ in range(6)]
         await until_started(first)
         first.let_go()
     assert await asyncio.gather(*running) == ["done"] * 7
