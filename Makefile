@@ -22,7 +22,7 @@ serve: $(VENV)/.core ## Serve models/ at PORT (8000)
 
 test: check ## Everything that must hold: checks, then fast tests, then slow ones
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" src tests/unit tests/contract tests/integration
-	$(BIN)/python -m pytest -m "slow and not gpu and not long" tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not gpu and not long" tests
 
 test-long: $(VENV)/.dev ## Networks at full size in every runtime, crowds, cohorts: half an hour
 	$(BIN)/python -m pytest -m long tests
