@@ -268,10 +268,14 @@ async def test_jobs_that_are_not_quick_take_all_threads(clock: ManualClock) -> N
 
 
 async def test_quick_jobs_that_wait_are_run_before_the_pool_ends(clock: ManualClock) -> None:
-    first = Blocker()
+    held = [Blocker(), Blocker()]
     async with CpuPool(threads=3, max_waiting=9, clock=clock) as pool:
-        running = [asyncio.create_task(pool.run(first, NEVER, quick=True))]
-        running += [asyncio.create_task(pool.run(lambda: "done", NEVER, quick=True)) for _ in range(6)]
-        await until_started(first)
-        first.let_go()
-    assert await asyncio.gather(*running) == ["done"] * 7
+        running = [asyncio.create_task(pool.run(job, NEVER, quick=True)) for job in held]
+        running += [asyncio.create_task(pool.run(lambda: "done", NEVER, quick=True)) for _ in range(4)]
+        for job in held:
+            await until_started(job)
+        # Only once the pool is ending: what waits for these two stands behind the threads' end then.
+        for job in held:
+            asyncio.get_running_loop().call_soon(job.let_go)
+    async with asyncio.timeout(30):
+        assert await asyncio.gather(*running) == ["done"] * 6
