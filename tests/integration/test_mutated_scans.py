@@ -21,6 +21,7 @@ from segmenters import write_segmenter
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.may_block]
 
+COUNT = 2000
 GROWTH_BOUND_MB = 30
 
 
@@ -83,20 +84,16 @@ def memory_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.long)])
-async def test_broken_scans_are_answered_with_a_code_and_leave_nothing_behind(
-    client: httpx.AsyncClient, count: int
-) -> None:
+async def test_broken_scans_are_answered_with_a_code_and_leave_nothing_behind(client: httpx.AsyncClient) -> None:
     # Once through a few of every kind, so that what libraries allocate only once is not called growth.
     await send(client, 60, seed=1)
     before_mb = memory_mb()
 
-    outcomes, broken = await send(client, count, seed=count)
+    outcomes, broken = await send(client, COUNT, seed=2)
 
     assert broken == []
-    assert sum(outcomes.values()) == count
+    assert sum(outcomes.values()) == COUNT
     assert len(outcomes) > 5, outcomes
-    assert outcomes["200"] < count / 2, outcomes
+    assert outcomes["200"] < COUNT / 2, outcomes
     assert memory_mb() - before_mb < GROWTH_BOUND_MB, outcomes
     assert (await client.post("/predict", content=nifti(ball()))).json()["present"] is True
