@@ -44,7 +44,8 @@ class Verdict(NamedTuple):
     wait_s: float
     """Predicted seconds until the item is dispatched."""
     late_s: float
-    """By how much the worst hit would miss its deadline: the item itself, or one that it would push back."""
+    """How much shorter the wait would have to be for the item to be in time; or by how much one that it would push back
+    would miss its deadline, if that is more."""
 
     @property
     def admitted(self) -> bool:
@@ -76,7 +77,8 @@ def judge(
     # Runs that are longer than predicted and runs that are shorter make up for one another, but not wholly.
     risk_s = RISK * (cost.spread - 1.0) * batch_s * math.sqrt(1 + runs / instances)
     promise_s = batch_s + risk_s
-    late_s = (1.0 + WAIT_DOUBT) * wait_s + promise_s + margin_s(left_s) - left_s if left_s < math.inf else -math.inf
+    most_s = (left_s - promise_s - margin_s(left_s)) / (1.0 + WAIT_DOUBT) if left_s < math.inf else math.inf
+    late_s = wait_s - most_s
     if not ahead.behind:
         return Verdict(wait_s, late_s)
 

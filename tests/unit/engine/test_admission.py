@@ -40,13 +40,13 @@ def test_an_idle_engine_takes_what_it_can_run_in_time_and_not_what_it_cannot() -
 
 def test_everything_before_an_item_counts_in_the_batches_that_will_form() -> None:
     needed_s = kept_for(9 * 0.1) + promise_s(runs=9)
-    assert late_s(9, left_s=needed_s) == pytest.approx(margin_s(needed_s))
+    assert late_s(9, left_s=needed_s) == pytest.approx(margin_s(needed_s) / (1 + WAIT_DOUBT))
     in_fours_s = kept_for(2 * 0.4) + promise_s(4, runs=2)
-    assert late_s(9, left_s=in_fours_s, batch=4) == pytest.approx(margin_s(in_fours_s))
+    assert late_s(9, left_s=in_fours_s, batch=4) == pytest.approx(margin_s(in_fours_s) / (1 + WAIT_DOUBT))
 
 
 def test_a_run_that_is_under_way_and_a_picture_that_is_still_decoded_take_their_time() -> None:
-    later_s = late_s(0, left_s=1.0) + kept_for(0.5)
+    later_s = late_s(0, left_s=1.0) + 0.5
     assert late_s(0, left_s=1.0, busy=Busy(1, 0.5)) == pytest.approx(later_s)
     assert late_s(0, left_s=1.0, ready_in_s=0.5) == pytest.approx(later_s)
     assert late_s(0, left_s=1.0, ready_in_s=0.5, busy=Busy(1, 0.5)) == pytest.approx(later_s)
