@@ -80,8 +80,9 @@ class ScansDoor:
         models = self.scans.models.all()
         if asked.model is None and len(models) > 1:  # the body may name one
             return longest_deadline(request, models)
-        deadline = self.deadline(request, asked)
-        self.scans.check(self.scans.models.served(asked.model, asked.version), deadline, priority=asked.priority)
+        served = self.scans.models.served(asked.model, asked.version)
+        deadline = deadline_of(request, served)
+        self.scans.check(served, deadline, priority=asked.priority)
         return deadline
 
     def deadline(self, request: Request, asked: ScanAsked) -> Deadline:
