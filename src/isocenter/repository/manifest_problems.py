@@ -1,6 +1,6 @@
 """What a task forbids in a manifest, and what it needs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
@@ -59,10 +59,7 @@ def _problems_of_objects(manifest: "Manifest") -> Iterator[str]:
     output, rule = manifest.output, manifest.output.objects
     if rule is None or manifest.task != "segmentation":
         return
-    if manifest.input.kind != "image2d":
-        yield f"output.objects is of image2d, not {manifest.input.kind}"
-    if unknown := [name for name in rule.names if name not in output.labels]:
-        yield f"output.objects names {', '.join(map(str, unknown))}, which is none of output.labels"
+    yield from _problems_of_rule(manifest, "output.objects", "image2d", rule.names)
     overlap = output.activation == "sigmoid" or output.threshold is not None
     if overlap and len(output.labels) > 1 and len(rule.inside) != 1:
         yield "output.objects.inside is one label where labels may overlap"
@@ -72,13 +69,17 @@ def _problems_of_findings(manifest: "Manifest") -> Iterator[str]:
     output, rule = manifest.output, manifest.output.findings
     if rule is None or manifest.task != "segmentation":
         return
-    if manifest.input.kind != "volume3d":
-        yield f"output.findings is of volume3d, not {manifest.input.kind}"
-    if unknown := [name for name in rule.labels if name not in output.labels]:
-        yield f"output.findings names {', '.join(map(str, unknown))}, which is none of output.labels"
+    yield from _problems_of_rule(manifest, "output.findings", "volume3d", rule.labels)
     exclusive = threshold_of(output.activation, output.threshold) is None
     if exclusive and output.labels and output.labels[0] in rule.labels:
         yield f"output.findings names {output.labels[0]}, which is the background"
+
+
+def _problems_of_rule(manifest: "Manifest", where: str, kind: str, names: Iterable[str | int]) -> Iterator[str]:
+    if manifest.input.kind != kind:
+        yield f"{where} is of {kind}, not {manifest.input.kind}"
+    if unknown := [name for name in names if name not in manifest.output.labels]:
+        yield f"{where} names {', '.join(map(str, unknown))}, which is none of output.labels"
 
 
 def _owner(manifest: "Manifest", key: str) -> tuple[BaseModel, str]:
