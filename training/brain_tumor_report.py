@@ -360,8 +360,8 @@ is no head, is answered {no_head}.
 
 ## Training
 
-{steps:,} steps of 4 crops of 48 x 48 x 48 voxels, {minutes:.0f} minutes on about one core: mirrored left to right,
-brightness, contrast and noise varied. Each run draws other crops than one that was interrupted.
+{steps:,} steps, each of 4 crops of 48 voxels a side, 2 of 64 or 1 of 96, {minutes:.0f} minutes on two cores: mirrored
+left to right, brightness, contrast and noise varied. Each run draws other crops than one that was interrupted.
 
     PYTHONPATH=src python training/brain_tumor.py --heads DIR --checkpoint FILE --minutes {minutes:.0f}
     PYTHONPATH=src python training/brain_tumor_report.py --heads DIR --checkpoint FILE --figures FILE \\
