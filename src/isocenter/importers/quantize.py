@@ -13,7 +13,7 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -149,42 +149,69 @@ def write_int8(source: Path, target: Path, items: Iterator[Tensors]) -> None:
     """
     if find_spec("onnx") is None:
         raise MissingExtra('quantisation needs onnx, which is not installed: pip install "isocenter[quantize]"')
-    import onnx
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+    from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
     from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    folded = target.with_name("folded.onnx")
+    operators = sorted({*QLinearOpsRegistry, *QDQRegistry})
+    with _without_advice():
+        try:
+            # Batch norms are folded into their layers first; symbolic shapes would need one more package.
+            quant_pre_process(str(source), str(folded), skip_symbolic_shape=True)
+            ranges = _ranges(folded, operators, items)
+            model = load_model_with_shape_infer(folded)
+            quantizer = QDQQuantizer(
+                model,
+                per_channel=True,
+                reduce_range=True,
+                weight_qType=QuantType.QInt8,
+                activation_qType=QuantType.QUInt8,
+                tensors_range=ranges,
+                nodes_to_quantize=[],
+                nodes_to_exclude=edges(model.graph),
+                op_types_to_quantize=operators,
+                extra_options={},
+            )
+            quantizer.quantize_model()
+            quantizer.model.save_model_to_file(str(target))
+        except Exception as error:  # whatever a graph provokes in there
+            raise ImportRefused(f"{source.name} cannot be quantised: {type(error).__name__}: {error}") from error
+        finally:
+            folded.unlink(missing_ok=True)
+
+
+def _ranges(folded: Path, operators: Sequence[str], items: Iterator[Tensors]) -> Any:
+    """The least and the greatest value of each tensor; as ONNX Runtime's quantiser takes them."""
+    from onnxruntime import ExecutionOrder, GraphOptimizationLevel, InferenceSession, SessionOptions
+    from onnxruntime.quantization.calibrate import CalibrationDataReader, MinMaxCalibrater
 
     class Items(CalibrationDataReader):  # type: ignore[misc]
         def get_next(self) -> dict[str, Array] | None:
             item = next(items, None)
             return None if item is None else {name: array[None] for name, array in item.items()}
 
-    folded = target.with_name("folded.onnx")
-    with _without_advice():
-        try:
-            # Batch norms are folded into their layers first; symbolic shapes would need one more package.
-            quant_pre_process(str(source), str(folded), skip_symbolic_shape=True)
-            quantize_static(
-                str(folded),
-                str(target),
-                Items(),
-                quant_format=QuantFormat.QDQ,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                per_channel=True,
-                reduce_range=True,
-                nodes_to_exclude=edges(onnx.load(str(folded)).graph),
-                calibrate_method=CalibrationMethod.MinMax,
+    class Calibrater(MinMaxCalibrater):  # type: ignore[misc]
+        def create_inference_session(self) -> None:
+            options = SessionOptions()
+            options.graph_optimization_level = GraphOptimizationLevel.ORT_DISABLE_ALL
+            # In the order that a session has of itself, ranges come last: no tensor is let go before the end. A U-Net
+            # took 6.7 GB at 512 x 512 in place of 1.1.
+            options.execution_order = ExecutionOrder.PRIORITY_BASED
+            self.infer_session = InferenceSession(
+                self.augmented_model_path, sess_options=options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # whatever a graph provokes in there
-            raise ImportRefused(f"{source.name} cannot be quantised: {type(error).__name__}: {error}") from error
-        finally:
-            folded.unlink(missing_ok=True)
+
+    calibrater = Calibrater(folded, operators, augmented_model_path=str(folded.with_name("ranges.onnx")))
+    try:
+        calibrater.augment_graph()
+        calibrater.create_inference_session()
+        calibrater.collect_data(Items())
+        return calibrater.compute_data()
+    finally:
+        Path(calibrater.augmented_model_path).unlink(missing_ok=True)
 
 
 def edges(graph: Any) -> list[str]:

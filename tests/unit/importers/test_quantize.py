@@ -16,6 +16,7 @@ from isocenter.cli.phantoms import draw_phantoms
 from isocenter.core.errors import GateMissed, GoldenMismatch, ImportRefused, MissingExtra, Unmeasured
 from isocenter.importers import quantize as making
 from isocenter.importers.quantize import Quantised, edges, quantize, split, write_int8
+from isocenter.measure.memory import ProcessMemory
 from isocenter.repository.accuracy import check_difference
 from isocenter.repository.comparison import distinct
 from isocenter.repository.layout import ModelFolder, find
@@ -72,6 +73,43 @@ def test_without_onnx_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(making, "find_spec", lambda _: None)
     with pytest.raises(MissingExtra, match=r'pip install "isocenter\[quantize\]"'):
         write_int8(tmp_path / "a.onnx", tmp_path / "b.onnx", iter(()))
+
+
+def chain(path: Path, *, layers: int, channels: int) -> Path:
+    """A file with one convolution after the other."""
+    onnx = pytest.importorskip("onnx")
+    weights = np.random.default_rng(1).normal(size=(channels, channels, 1, 1), scale=channels**-0.5)
+    shape = [1, channels, "h", "w"]
+    nodes = [
+        onnx.helper.make_node("Conv", [f"x{each}", "k"], [f"x{each + 1}"], name=f"c{each}") for each in range(layers)
+    ]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "chain",
+        [onnx.helper.make_tensor_value_info("x0", onnx.TensorProto.FLOAT, shape)],
+        [onnx.helper.make_tensor_value_info(f"x{layers}", onnx.TensorProto.FLOAT, shape)],
+        [onnx.numpy_helper.from_array(weights.astype(np.float32), "k")],
+    )
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def test_calibration_holds_few_layers_at_once(tmp_path: Path) -> None:
+    source = chain(tmp_path / "a.onnx", layers=40, channels=16)
+    memory = ProcessMemory()
+    item = {"x0": np.random.default_rng(2).normal(size=(16, 256, 256)).astype(np.float32)}
+    if not memory.reset_peak():
+        pytest.skip("the peak of memory cannot be reset here")
+    before = memory.held_bytes()
+
+    write_int8(source, tmp_path / "b.onnx", iter([item]))
+
+    peak = memory.peak_bytes()
+    assert before is not None
+    assert peak is not None
+    assert peak - before < 25 * item["x0"].nbytes  # of 40, and what is imported
+    assert not list(tmp_path.glob("ranges*"))
+    assert not list(tmp_path.glob("folded*"))
 
 
 def test_a_graph_that_is_none_is_refused(tmp_path: Path) -> None:
