@@ -14,7 +14,7 @@ from isocenter.core.tensor import Array, FloatArray
 from isocenter.imaging.codecs.volume_files import read_volume
 from isocenter.imaging.limits import VolumeLimits
 from isocenter.imaging.phantom_planting import plant
-from isocenter.imaging.phantoms_3d import head_scan
+from isocenter.imaging.phantoms_3d import CONTRASTS, head_scan
 from isocenter.imaging.transforms.arrays.pipeline import ArrayPipeline
 from isocenter.imaging.transforms.arrays.steps import ArrayStep, Orient, Resample, Standardize
 from isocenter.imaging.volume import Volume
@@ -34,6 +34,7 @@ NO_HEAD = "mr_t1_head/dicom"
 
 _ZERO, _PER_UNIT = 60, 20.0  # a quantised value is 60 + 20 z: from -3 to 9.75 standard deviations
 _CENTRES = 300
+_MISTAKEN, _MISTAKEN_VOXELS = 200, 4  # places that are kept, and how much of a lesion counts as one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,11 +89,15 @@ def prepared(volume: Volume, truth: Array, steps: Sequence[ArrayStep] = STEPS) -
 
 
 def drawn(seed: int) -> Sample:
-    """A phantom: one in six drawn and resampled as a scan is, the others on the model's grid from the start."""
+    """A phantom: one in six drawn and resampled as a scan is, the others on the model's grid from the start.
+
+    T2 comes as often as the others: fluid is as bright in it as many a lesion, which takes learning.
+    """
+    contrast = CONTRASTS[int(np.random.default_rng((seed, 70)).integers(len(CONTRASTS)))]
     if seed % 6 == 0:
-        phantom = head_scan(seed)
+        phantom = head_scan(seed, contrast=contrast)
         return sample_of(*prepared(phantom.volume, phantom.truth))
-    phantom = head_scan(seed, voxel_mm=VOXEL_MM)
+    phantom = head_scan(seed, contrast=contrast, voxel_mm=VOXEL_MM)
     return sample_of(*prepared(phantom.volume, phantom.truth, (STEPS[0], STEPS[2])))
 
 
@@ -134,13 +139,28 @@ def samples(heads: Sequence[Volume], first_seed: int, *, share_real: float = 0.2
         seed += 1
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cut:
+    """Where the last crops came from."""
+
+    sample: Sample
+    first: tuple[int, ...]
+    """The crop's first voxel, in the sample."""
+    mirrored: bool
+
+
 class Cropper:
-    """Draws crops from the samples that it holds: values float32 [1, S, S, S], classes int64, weights float32."""
+    """Draws crops from the samples that it holds: values float32 [1, S, S, S], classes int64, weights float32.
+
+    Of the crops that are not drawn near a lesion, half are drawn where a lesion was last seen and there is none.
+    """
 
     def __init__(self, seed: int, *, most: int) -> None:
         self._rng = np.random.default_rng(seed)
         self._held: list[Sample] = []
         self._most, self._next = most, 0
+        self._last: list[_Cut] = []
+        self._mistaken: list[tuple[Sample, np.ndarray]] = []
 
     def __len__(self) -> int:
         return len(self._held)
@@ -155,29 +175,51 @@ class Cropper:
 
     def batch(self, count: int, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`count` crops, stacked."""
+        self._last = []
         crops = [self._crop(side) for _ in range(count)]
         values, classes, weights = zip(*crops, strict=True)
         return np.stack(values), np.stack(classes), np.stack(weights)
+
+    def note(self, found: FloatArray) -> None:
+        """Take in the probabilities [B, S, S, S] of the last batch: where a lesion is seen in a crop without any."""
+        for cut, seen in zip(self._last, found, strict=True):
+            side = seen.shape[0]
+            inside = tuple(slice(max(0, first), first + side) for first in cut.first)
+            if cut.sample.lesions[inside].any() or np.count_nonzero(seen > 0.5) < _MISTAKEN_VOXELS:
+                continue
+            at = np.array(np.unravel_index(int(seen.argmax()), seen.shape))
+            if cut.mirrored:
+                at[0] = side - 1 - at[0]
+            self._mistaken.append((cut.sample, at + cut.first))
+        del self._mistaken[:-_MISTAKEN]
 
     def _crop(self, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rng = self._rng
         ill = [each for each in self._held if len(each.in_lesions)]
         near = bool(ill) and rng.random() < 0.65
-        among = ill if near else self._held
-        sample = among[int(rng.integers(len(among)))]
-        places = sample.in_lesions if near else sample.centres
-        centre = places[int(rng.integers(len(places)))] + rng.integers(-side // 3, side // 3 + 1, 3)
+        if not near and self._mistaken and rng.random() < 0.5:
+            # Taken out of the list: it comes back if it is mistaken again.
+            sample, place = self._mistaken.pop(int(rng.integers(len(self._mistaken))))
+        else:
+            among = ill if near else self._held
+            sample = among[int(rng.integers(len(among)))]
+            places = sample.in_lesions if near else sample.centres
+            place = places[int(rng.integers(len(places)))]
+        centre = place + rng.integers(-side // 3, side // 3 + 1, 3)
         values = np.full((side,) * 3, 0.0, np.float32)
         numbers = np.zeros((side,) * 3, np.uint8)
-        here, there = [], []
+        here, there, firsts = [], [], []
         for middle, size in zip(centre, sample.values.shape, strict=True):
             first = int(np.clip(middle - side // 2, min(0, size - side), max(0, size - side)))
             start, stop = max(0, first), min(size, first + side)
+            firsts.append(first)
             here.append(slice(start, stop))
             there.append(slice(start - first, stop - first))
         values[tuple(there)] = (sample.values[tuple(here)].astype(np.float32) - _ZERO) / np.float32(_PER_UNIT)
         numbers[tuple(there)] = sample.lesions[tuple(here)]
-        if rng.random() < 0.5:
+        mirrored = bool(rng.random() < 0.5)
+        self._last.append(_Cut(sample, tuple(firsts), mirrored))
+        if mirrored:
             values, numbers = values[::-1], numbers[::-1]
         values = values * np.float32(math.exp(rng.uniform(-0.22, 0.22))) + np.float32(rng.uniform(-0.2, 0.2))
         if rng.random() < 0.4:

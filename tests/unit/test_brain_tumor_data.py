@@ -50,3 +50,24 @@ def test_half_of_the_given_heads_get_lesions() -> None:
     planted = [bool(real(head, seed).lesions.any()) for seed in range(8)]
 
     assert 2 <= sum(planted) <= 6
+
+
+@pytest.mark.parametrize(("noted", "least", "most"), [(False, 0.0, 0.1), (True, 0.35, 0.65)])
+def test_a_place_where_a_lesion_was_seen_in_vain_is_shown_every_other_time(
+    noted: bool, least: float, most: float
+) -> None:
+    values = np.full((80, 80, 80), 0.5, np.float32)
+    values[60:62, 20:22, 33:35] = 8.0  # noise does not make it so bright elsewhere
+    cropper = Cropper(1, most=1)
+    cropper.hold(sample_of(values, np.zeros(values.shape)))
+
+    shown = []
+    for _ in range(600):
+        batch, _, _ = cropper.batch(1, 16)
+        found = (batch[:, 0] > 4.0).astype(np.float32)
+        shown.append(bool(found.any()))
+        if noted:
+            cropper.note(found)
+
+    after_the_first = shown[shown.index(True) + 1 :]
+    assert least <= np.mean(after_the_first) <= most
