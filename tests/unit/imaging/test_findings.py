@@ -167,6 +167,46 @@ def test_a_component_of_exactly_the_smallest_volume_stays() -> None:
     assert found_in(mask, rule, spacing_mm=(0.1, 0.1, 0.1)).removed == 0
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_components_that_are_not_probable_enough_are_removed_and_do_not_count(order: Literal["C", "F"]) -> None:
+    mask = np.asarray(lumps(), order=order)
+    probabilities = np.full((3, *mask.shape), 0.05, np.float32)
+    probabilities[1][mask == 1] = 0.75
+    probabilities[1, 5, 7, 9] = 0.5  # a component of its own
+    before = probabilities.copy()
+    rule = FindingRule(labels=["tumor"], min_probability=0.75)
+
+    found, kept = findings_of(mask, LABELS, Geometry.of(mask.shape), rule, probabilities=probabilities)
+
+    assert [(each.voxels, each.probability) for each in found.lesions] == [(10, 0.75)]
+    assert found.removed == 1
+    assert found.removed_ml == pytest.approx(0.001)
+    assert np.argwhere(kept != mask).tolist() == [[5, 7, 9]]
+    assert found.probability == 0.75
+    surer = FindingRule(labels=["tumor"], min_probability=0.8)
+    none, _ = findings_of(mask, LABELS, Geometry.of(mask.shape), surer, probabilities=probabilities)
+    assert (none.present, none.removed) == (False, 2)
+    assert none.probability == pytest.approx(0.05)
+    assert np.array_equal(probabilities, before), "the caller's own probabilities were changed"
+
+
+def test_what_is_too_small_has_its_say_in_how_sure_the_answer_is() -> None:
+    mask = lumps()
+    probabilities = np.where(np.arange(3)[:, None, None, None] == mask, np.float32(0.75), np.float32(0.0))
+    rule = FindingRule(labels=["tumor"], min_volume_ml=1.0, min_probability=0.7)
+
+    found = found_in(mask, rule, probabilities)
+
+    assert not found.present
+    assert found.probability is not None
+    assert found.probability > 0
+
+
+def test_a_rule_about_probability_needs_some() -> None:
+    with pytest.raises(ValueError, match=r"lesions of probability 0\.5 or more, and no probabilities"):
+        found_in(lumps(), FindingRule(labels=["tumor"], min_probability=0.5))
+
+
 def test_labels_that_overlap_are_counted_once_in_the_whole() -> None:
     layers = np.zeros((2, 4, 5, 6), np.uint8)
     layers[0, 1:3, 1:3, 1:3] = 1

@@ -26,7 +26,7 @@ def test_a_rule_removes_nothing_unless_it_says_so(tmp_path: Path) -> None:
     rule = manifest(tmp_path, OUTPUT).output.findings
 
     assert rule is not None
-    assert (rule.labels, rule.min_volume_ml, rule.connectivity) == (["tumor"], 0.0, 26)
+    assert (rule.labels, rule.min_volume_ml, rule.min_probability, rule.connectivity) == (["tumor"], 0.0, 0.0, 26)
 
 
 def test_a_model_need_not_have_findings(tmp_path: Path) -> None:
@@ -47,10 +47,11 @@ def test_the_first_of_labels_that_may_overlap_is_no_background(tmp_path: Path) -
         ({"output": {**OUTPUT, "findings": {"labels": ["tumor", "tumor"]}}}, "labels repeat"),
         ({"output": {**OUTPUT, "findings": {**RULE, "min_volume": 1}}}, "did you mean 'min_volume_ml'"),
         ({"output": {**OUTPUT, "findings": {**RULE, "connectivity": 8}}}, "findings.connectivity"),
+        ({"output": {**OUTPUT, "findings": {**RULE, "min_probability": 80}}}, "findings.min_probability"),
         ({"input": {"kind": "image2d", "tensor": "image"}}, "output.findings is of volume3d"),
         ({"task": "tensors"}, "output.findings does not belong there"),
     ],
-    ids=["unknown label", "background", "none", "twice", "typo", "neighbours", "picture", "another task"],
+    ids=["unknown label", "background", "none", "twice", "typo", "neighbours", "per cent", "picture", "another task"],
 )
 def test_a_rule_that_does_not_fit_its_model_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     output = changes.pop("output", OUTPUT)

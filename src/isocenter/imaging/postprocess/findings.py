@@ -25,6 +25,8 @@ class FindingRule(BaseModel):
     """Labels whose voxels are findings. Each component of such a label is a lesion."""
     min_volume_ml: Annotated[float, Field(ge=0, le=10_000)] = 0.0
     """Smaller components are left out of the mask and of the lesions; how many, and how much, is answered."""
+    min_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """So are components whose mean probability is less, whatever their size."""
     connectivity: Connectivity = 26
     """Neighbours of a voxel: 6 share a side with it, 18 at least an edge, 26 at least a corner."""
 
@@ -62,12 +64,13 @@ class Findings:
     """Whether any lesion was."""
     probability: float | None
     """Mean over the most probable voxels, as many as make up the smallest lesion that counts (one voxel at least); by
-    the same rule where nothing was found. None without probabilities."""
+    the same rule where nothing was found. Components that were not probable enough do not count. None without
+    probabilities."""
     volume_ml: float
     """Of all lesions; where labels overlap, a voxel counts once."""
     lesions: tuple[Lesion, ...]
     removed: int
-    """Components that were smaller than the rule's `min_volume_ml`."""
+    """Components that were smaller than the rule's `min_volume_ml`, or less probable than its `min_probability`."""
     removed_ml: float
     volume_ml_by_label: dict[str, float]
     """Of every label but the background, in the mask as it is answered."""
@@ -98,30 +101,38 @@ def findings_of(
     (True, 2, (1.0, 1.0, 1.5))
 
     Raises:
-        ValueError: the rule names a label that is not there, or the background; or the shapes do not fit.
+        ValueError: the rule names a label that is not there, or the background; the shapes do not fit; or the rule asks
+            for probabilities, and there are none.
     """
     exclusive = mask.ndim == len(geometry.shape)
     if mask.shape != (geometry.shape if exclusive else (len(labels), *geometry.shape)) or len(geometry.shape) != 3:
         raise ValueError(f"a mask of {mask.shape} with {len(labels)} labels on a grid of {geometry.shape}")
+    if rule.min_probability and probabilities is None:
+        raise ValueError(f"lesions of probability {rule.min_probability:g} or more, and no probabilities")
     numbers = [_number(label, labels, exclusive) for label in rule.labels]
     voxel_ml = abs(float(np.linalg.det(geometry.lps_from_voxel[:3, :3]))) / 1000
     least = math.ceil(rule.min_volume_ml / voxel_ml - _ROUNDING)
     found: list[_Component] = []
     removed: list[int] = []
+    improbable: list[_Component] = []
     kept = mask
     for number in numbers:
         layer = mask == number if exclusive else mask[number] != 0
         for component in _components(layer, number, rule.connectivity):
             if component.voxels >= least:
-                found.append(component)
-                continue
+                if probabilities is None or component.mean(probabilities) >= rule.min_probability:
+                    found.append(component)
+                    continue
+                improbable.append(component)
             removed.append(component.voxels)
             kept = mask.copy(order="K") if kept is mask else kept
             component.erase(kept if exclusive else kept[number])
     found.sort(key=lambda each: (-each.voxels, numbers.index(each.number), each.centroid_voxel))
     findings = Findings(
         present=bool(found),
-        probability=None if probabilities is None else _present(probabilities, numbers, exclusive, max(1, least)),
+        probability=None
+        if probabilities is None
+        else _present(_without(probabilities, improbable), numbers, exclusive, max(1, least)),
         volume_ml=_volume(kept, numbers, exclusive, found) * voxel_ml,
         lesions=tuple(
             _lesion(each, number, labels, geometry, voxel_ml, probabilities) for number, each in enumerate(found, 1)
@@ -177,6 +188,10 @@ class _Component:
         """Set its voxels to 0."""
         layer[self.where()] = 0
 
+    def mean(self, probabilities: FloatArray) -> float:
+        """Of its label's probability [K, *spatial], over its voxels."""
+        return float(probabilities[self.number][self.where()].mean(dtype=np.float64))
+
 
 def _components(layer: Array, number: int, connectivity: Connectivity) -> Iterator[_Component]:
     """The components of a layer [*spatial] of True and False."""
@@ -231,10 +246,18 @@ def _lesion(
         centroid_voxel=centroid,
         centroid_lps_mm=geometry.position_lps_mm(centroid),
         diameter_mm=largest_distance(found.ends() @ geometry.lps_from_voxel[:3, :3].T),
-        probability=None
-        if probabilities is None
-        else float(probabilities[found.number][found.where()].mean(dtype=np.float64)),
+        probability=None if probabilities is None else found.mean(probabilities),
     )
+
+
+def _without(probabilities: FloatArray, components: Sequence[_Component]) -> FloatArray:
+    """The probabilities with 0 in place of those components; the same array if there are none."""
+    if not components:
+        return probabilities
+    left = probabilities.copy(order="K")
+    for each in components:
+        each.erase(left[each.number])
+    return left
 
 
 def _present(probabilities: FloatArray, numbers: Sequence[int], exclusive: bool, voxels: int) -> float:
