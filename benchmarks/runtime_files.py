@@ -16,7 +16,7 @@ import torch
 from isocenter.core.tensor import FloatArray, Tensors
 from isocenter.importers.quantize import write_int8
 from isocenter.networks.export import answer, to_onnx, to_openvino, to_torchscript
-from isocenter.networks.registry import NETWORKS
+from isocenter.networks.registry import NETWORKS, NetworkEntry
 from isocenter.networks.weights import seeded, settle, unlike_items
 
 SEED = 7
@@ -24,10 +24,26 @@ CALIBRATION_ITEMS = 8
 INPUTS, ANSWERS = "inputs.npy", "answers.npy"
 
 
-def write(name: str, out: Path, *, small: bool, reference_items: int) -> None:
+def shape_of(entry: NetworkEntry, *, small: bool, side: int | None) -> tuple[int, ...]:
+    """What one item is.
+
+    >>> shape_of(NETWORKS["unet3d"], small=False, side=64)
+    (1, 64, 64, 64)
+
+    Raises:
+        ValueError: another side, of a network that takes one size.
+    """
+    shape = entry.small_shape if small else entry.input_shape
+    if side is None:
+        return shape
+    if not entry.fully_convolutional:
+        raise ValueError(f"{entry.name} takes {' x '.join(map(str, shape))}, no other side")
+    return (shape[0], *(side for _ in shape[1:]))
+
+
+def write(name: str, out: Path, *, shape: tuple[int, ...], reference_items: int) -> None:
     """Write all files of one network."""
     entry = NETWORKS[name]
-    shape = entry.small_shape if small else entry.input_shape
     out.mkdir(parents=True, exist_ok=True)
     with seeded(SEED):
         network = entry.build()
@@ -56,10 +72,12 @@ def main() -> None:
     parser.add_argument("network", choices=NETWORKS)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--small", action="store_true", help="as small as it goes, to try things out")
+    parser.add_argument("--side", type=int, help="of an item, in place of the network's own")
     parser.add_argument("--items", type=int, default=4, help="inputs to compare on")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    write(given.network, given.out, small=given.small, reference_items=given.items)
+    shape = shape_of(NETWORKS[given.network], small=given.small, side=given.side)
+    write(given.network, given.out, shape=shape, reference_items=given.items)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from isocenter.networks.registry import NETWORKS, NetworkEntry
 from isocenter.repository.load import usable_cores
 from isocenter.runtimes.devices import cuda_devices
 from runtime_cells import Cell, measured
-from runtime_files import ANSWERS, INPUTS
+from runtime_files import ANSWERS, INPUTS, shape_of
 from tables import RESULTS, cpu_name, rounds, table, write
 from tables import Cell as TableCell
 
@@ -106,10 +106,16 @@ class Plan:
     seconds: float
     rounds: int
     small: bool
+    side: int | None
+    """Of an item; None: the network's own."""
     threads: int
     streams: tuple[int, ...]
     max_batch: int | None
     """None: as the registry says of each network."""
+
+    def shape(self, entry: NetworkEntry) -> tuple[int, ...]:
+        """Of one item."""
+        return shape_of(entry, small=self.small, side=self.side)
 
 
 def measure(entry: NetworkEntry, cells: tuple[Cell, ...], folder: Path, plan: Plan) -> list[Row]:
@@ -136,8 +142,7 @@ def _placed(cell: Cell, entry: NetworkEntry, folder: Path, plan: Plan) -> Cell:
     if cell.file == "weights.pt":
         options["network"] = entry.name
         if not entry.fully_convolutional:
-            shape = list(entry.small_shape if plan.small else entry.input_shape)
-            options["inputs"] = f"{entry.input_name}: float32{shape}"
+            options["inputs"] = f"{entry.input_name}: float32{list(plan.shape(entry))}"
     return replace(cell, file=str(folder / cell.file), options=options, threads=plan.threads)
 
 
@@ -152,22 +157,25 @@ def _tried(row: Row, doing: Any) -> bool:
 
 def _begin(row: Row, one: AskedProcess, entry: NetworkEntry, folder: Path, plan: Plan) -> None:
     """Open it, compare its answers, and find the batch size at which it is fastest."""
-    opened = one.ask("open", bound_s=OPEN_WITHIN_S, shape=list(entry.small_shape if plan.small else entry.input_shape))
+    opened = one.ask("open", bound_s=OPEN_WITHIN_S, shape=list(plan.shape(entry)))
     row.proof, row.opened_s = opened["proof"], opened["opened_s"]
     out = folder / "found.npy"
     one.ask("answers", inputs=str(folder / INPUTS), out=str(out))
     row.difference, row.max_abs_dp = differences(np.load(out), np.load(folder / ANSWERS), entry.activation)
-    tried: dict[int, float] = {}
-    size = 1
-    while size <= (plan.max_batch or entry.max_batch_size):
-        tried[size] = one.ask("rate", batch=size, seconds=plan.seconds / 4)["per_s"]
-        size *= 2
-    row.best_batch = max(tried, key=lambda each: tried[each])
+    most = plan.max_batch or entry.max_batch_size
+    sizes = [1 << power for power in range(most.bit_length())]
+    if len(sizes) > 1:
+        tried = {size: one.ask("rate", batch=size, seconds=plan.seconds / 4)["per_s"] for size in sizes}
+        row.best_batch = max(tried, key=lambda each: tried[each])
 
 
 def _round(row: Row, one: AskedProcess, plan: Plan) -> None:
-    row.alone_s += one.ask("alone", seconds=plan.seconds / 2)["seconds"]
+    alone_s = one.ask("alone", seconds=plan.seconds / 2)["seconds"]
+    row.alone_s += alone_s
     for streams in plan.streams:
+        if row.best_batch == streams == 1:  # one at a time is what was measured just now; it may take minutes again
+            row.rates.setdefault(1, []).append(len(alone_s) / sum(alone_s))
+            continue
         found = one.ask("rate", batch=row.best_batch, seconds=plan.seconds, streams=streams)["per_s"]
         row.rates.setdefault(streams, []).append(found)
 
@@ -252,6 +260,7 @@ def main() -> None:
     parser.add_argument("--max-batch", type=int, help="else as the registry says; 64 on a GPU")
     parser.add_argument("--items", type=int, default=4, help="inputs to compare answers on")
     parser.add_argument("--small", action="store_true", help="the smallest inputs, to try things out")
+    parser.add_argument("--side", type=int, help="of an item, in place of the network's own")
     parser.add_argument("--out", type=Path, help="else benchmarks/results/runtimes-MACHINE.md")
     given = parser.parse_args()
     if given.gpu and not cuda_devices():
@@ -260,6 +269,7 @@ def main() -> None:
         seconds=given.seconds,
         rounds=given.rounds,
         small=given.small,
+        side=given.side,
         threads=given.threads,
         streams=STREAMS if given.gpu else (1,),
         max_batch=given.max_batch or (64 if given.gpu else None),
@@ -273,9 +283,10 @@ def main() -> None:
             entry, folder = NETWORKS[name], Path(made_in) / name
             # In a process of its own, so that memory and threads of making them are gone.
             argv = [sys.executable, str(Path(__file__).with_name("runtime_files.py")), name, "--out", str(folder)]
-            subprocess.run([*argv, "--items", str(given.items), *(["--small"] if given.small else [])], check=True)
+            argv += ["--items", str(given.items), *["--small"] * plan.small]
+            subprocess.run([*argv, *([f"--side={plan.side}"] if plan.side else [])], check=True)
             rows = measure(entry, ON_GPU if given.gpu else ON_CPU, folder, plan)
-            shape = " x ".join(map(str, entry.small_shape if given.small else entry.input_shape))
+            shape = " x ".join(map(str, plan.shape(entry)))
             sections[f"{entry.title}, {shape}"] = f"{_way(name, plan, gpu=given.gpu)}\n\n{shown(rows, plan)}"
             # After each network: an hour of measuring is not lost to what goes wrong in its last minute.
             write(page, "\n\n".join((head, *(f"## {title}\n\n{rows}" for title, rows in sections.items()))))
@@ -306,6 +317,7 @@ def _way(network: str, plan: Plan, *, gpu: bool) -> str:
     """How a table came to be, and how to repeat it."""
     words = ["python benchmarks/runtimes.py --networks", network, "--gpu" * gpu, "--small" * plan.small]
     words += [f"--seconds {plan.seconds:g} --rounds {plan.rounds}"]
+    words += [f"--side {plan.side}"] if plan.side else []
     words += [f"--max-batch {plan.max_batch}"] if plan.max_batch and not gpu else []
     return f"{rounds(plan.rounds)} of {plan.seconds:g} s: `{' '.join(filter(None, words))}`."
 
