@@ -187,12 +187,18 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _with_runtime(manifest: dict[str, Any]) -> dict[str, Any]:
-    """An ONNX file of a model of volumes is run by what is quickest where it is served."""
+    """An ONNX file of a model of volumes is run by what is quickest where it is served.
+
+    Not one whose windows are summed in half precision, as another program does: there a last bit that differs may
+    round a sum the other way, and a label with it. That one keeps the runtime whose answers are nearest to torch's.
+    """
     runtime = manifest.get("runtime", {})
     plain = runtime.get("kind") == "onnxruntime" and runtime.get("precision", "fp32") == "fp32"
     on_cpu = manifest.get("instances", {}).get("device", "cpu") == "cpu"
     volumes = manifest.get("input", {}).get("kind") == "volume3d"
     if not (plain and on_cpu and volumes and str(runtime.get("file", "")).endswith(".onnx")) or runtime.get("options"):
+        return manifest
+    if manifest.get("sliding", {}).get("sums") == "fp16":
         return manifest
     return {**manifest, "runtime": {**runtime, "kind": AUTO}}
 

@@ -107,8 +107,10 @@ def test_without_openvino_the_same_folder_is_served_by_onnx_runtime(
     [
         ("volume3d", {}, "auto"),
         ("volume3d", {"instances": {"device": "cuda:0"}}, "onnxruntime"),
+        ("volume3d", {"sliding": {"roi": [8, 8, 8], "sums": "fp16"}}, "onnxruntime"),
         ("image2d", {}, "onnxruntime"),
     ],
+    ids=["volumes", "on a GPU", "sums in half precision", "pictures"],
 )
 def test_what_is_imported_leaves_the_choice_for_volumes_open(
     tmp_path: Path, kind: str, changes: dict[str, Any], written: str
