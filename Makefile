@@ -6,10 +6,12 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 PORT   ?= 8000
 IMAGES ?= nuclei_dsb2018
 CHECKPOINT ?= nuclei.pt
+HEADS ?=
+BRAIN_CHECKPOINT ?= brain_tumor.pt
 export OPENBLAS_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-long test-real faults check format bench bench-peers bench-runtimes bench-users bench-volumes cell-models train-nuclei docs clean
+.PHONY: help demo serve test test-long test-real faults check format bench bench-peers bench-runtimes bench-users bench-volumes cell-models train-nuclei train-brain docs clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +71,11 @@ train-nuclei: $(VENV)/.dev ## Train and measure models/nuclei-segmenter from IMA
 	PYTHONPATH=src $(BIN)/python training/nuclei.py --images $(IMAGES) --checkpoint $(CHECKPOINT)
 	PYTHONPATH=src $(BIN)/python training/nuclei_report.py --images $(IMAGES) --checkpoint $(CHECKPOINT) \
 		--out models/nuclei-segmenter/1
+
+train-brain: $(VENV)/.dev ## Train and measure models/brain-tumor-3d from drawn heads and those in HEADS; needs torch; an hour
+	PYTHONPATH=src $(BIN)/python training/brain_tumor.py $(HEADS:%=--heads %) --checkpoint $(BRAIN_CHECKPOINT)
+	PYTHONPATH=src $(BIN)/python training/brain_tumor_report.py $(HEADS:%=--heads %) --checkpoint $(BRAIN_CHECKPOINT) \
+		--figures $(BRAIN_CHECKPOINT).json --out models/brain-tumor-3d/1 --write-package --write-card
 
 docs: $(VENV)/.dev ## Build the manual and serve it at http://127.0.0.1:8001
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8001

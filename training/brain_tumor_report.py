@@ -39,8 +39,9 @@ from isocenter.repository.manifest import read_manifest
 
 log = logging.getLogger("brain_tumor_report")
 
-FIRST_SEED = 9_000_000
-"""Training has seen 100,000 and as many as it has steps; the rule was chosen with those from 8,000,000 on."""
+FIRST_SEED = 9_100_000
+"""Training has seen 100,000 and as many as it has steps; the rule was chosen with those from 8,000,000 on, and weights
+before these were measured with those from 9,000,000 on."""
 PLANTED_SEEDS = range(8)
 """From `FIRST_SEED` on, into each real head."""
 GOLDEN_SEED = 100
@@ -343,8 +344,10 @@ Measured as it is served, from the bytes of a `.nii.gz` file to the checked mask
 
 {by_contrast}
 
-Time, from the call to the answer, on two shared cores while others computed: p50 {p50_s:.2f} s, p95 {p95_s:.2f} s
-(n={scans:.0f}).
+Ninety other phantoms, seeds from 9000000 on, were looked at while these weights were chosen: Dice of lesions above 1 ml
+0.846, sensitivity 0.964 of 55, false alarms 0 of 35. So much do ninety scans differ.
+
+Time, from the call to the answer, on two cores: p50 {p50_s:.2f} s, p95 {p95_s:.2f} s (n={scans:.0f}).
 
 Beside it, on the two real heads of the training: as they are, false alarms: {false_on_real}. With lesions planted by
 unused seeds ({real_ill:.0f} scans): sensitivity {real_sensitivity:.3f}, Dice of the {real_large:.0f} lesions above 1 ml
@@ -354,6 +357,7 @@ is no head, is answered {no_head}.
 ## Limits
 
 - Real tumours look different from drawn ones. What the model says of a patient's scan means nothing.
+- Lesions without a bright rim, in T1 and T2, are outlined less well than the others, and some are missed.
 - Bright vessels, a bright pituitary gland, thick dura or an unusual skull may be taken for lesions.
 - Other parts of the body are answered too; the server cannot see that they are no heads.
 - One sequence at a time; it does not ask which.
@@ -361,7 +365,11 @@ is no head, is answered {no_head}.
 ## Training
 
 {steps:,} steps, each of 4 crops of 48 voxels a side, 2 of 64 or 1 of 96, {minutes:.0f} minutes on two cores: mirrored
-left to right, brightness, contrast and noise varied. Each run draws other crops than one that was interrupted.
+left to right, brightness, contrast and noise varied. Of the crops away from lesions, half are drawn where a lesion was
+seen last and there was none. The weights that are shipped came in four goes: the first two, of 5,840 steps, had more
+of the small crops and no such places; up to step 11,893, five of six phantoms were drawn at 2 mm; the last go had 686
+samples, all drawn as scans are, and the weights are the mean of those before and after it. Each run draws other crops
+than one that was interrupted.
 
     PYTHONPATH=src python training/brain_tumor.py --heads DIR --checkpoint FILE --minutes {minutes:.0f}
     PYTHONPATH=src python training/brain_tumor_report.py --heads DIR --checkpoint FILE --figures FILE \\

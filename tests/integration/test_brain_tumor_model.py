@@ -1,0 +1,71 @@
+"""The shipped head-scan model finds drawn lesions by the way that requests take, and nothing in a healthy head."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import ROOT
+from isocenter import SyncService
+from isocenter.imaging.codecs.nifti_write import nifti_of
+from isocenter.imaging.phantoms_3d import HeadPhantom, head_scan
+from isocenter.repository.layout import find
+from isocenter.serving.scan_answer import ScanAnswer
+
+MODELS = ROOT / "models"
+NAME = "brain-tumor-3d"
+DATA = Path(os.environ.get("TEST_DATA_DIR", ROOT.parent / "shared" / "data"))
+UNUSED_SEED = 9_500_000  # above those of training, of choosing the rule, and of the card
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SyncService]:
+    alone = tmp_path_factory.mktemp("models")
+    (alone / NAME).symlink_to(MODELS / NAME)
+    with SyncService(alone) as service:
+        yield service
+
+
+def answered(service: SyncService, phantom: HeadPhantom) -> ScanAnswer:
+    data = nifti_of(phantom.volume.voxels[0], phantom.volume.geometry, compress=False)
+    return service.segment_scan(data, formats=("json", "nifti"), timeout=60)
+
+
+def test_the_weights_are_small_enough_to_be_kept_with_the_code() -> None:
+    assert (MODELS / NAME / "1" / "model.onnx").stat().st_size < 8_000_000
+
+
+def test_the_manifest_prepares_scans_as_the_training_did() -> None:
+    pytest.importorskip("torch")
+    from brain_tumor_data import LABELS, STEPS
+
+    manifest = find(MODELS, NAME, 1).manifest
+    assert manifest.steps == STEPS
+    assert tuple(manifest.output.labels) == LABELS
+
+
+@pytest.mark.slow
+def test_a_drawn_lesion_of_an_unused_seed_is_found_where_it_is(service: SyncService) -> None:
+    phantom = head_scan(UNUSED_SEED, kind="ring", contrast="t1c")
+
+    found = answered(service, phantom)
+
+    assert found.findings is not None
+    assert found.findings.present
+    mask, truth = found.segmentation.of("tumor"), phantom.truth > 0
+    assert mask.shape == truth.shape
+    assert 2 * np.count_nonzero(mask & truth) / (np.count_nonzero(mask) + np.count_nonzero(truth)) >= 0.75
+    assert found.findings.volume_ml == pytest.approx(phantom.lesions[0].volume_ml, rel=0.35)
+    away_mm = np.subtract(found.findings.lesions[0].centroid_lps_mm, phantom.lesions[0].centre_lps_mm)
+    assert np.linalg.norm(away_mm) < 8.0
+
+
+@pytest.mark.slow
+def test_a_healthy_head_of_an_unused_seed_has_no_finding(service: SyncService) -> None:
+    found = answered(service, head_scan(UNUSED_SEED + 1, kind="healthy", contrast="t1c"))
+
+    assert found.findings is not None
+    assert not found.findings.present
+    assert not found.segmentation.mask.any()
