@@ -68,7 +68,8 @@ class Instance:
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
         # A daemon: a run that hangs must not keep the process from ending.
-        threading.Thread(target=self._work, name=self.name, daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
+        self._thread.start()
 
     def submit(self, items: Sequence[Tensors], done: Done) -> None:
         """Run checked items as one batch, then call `done` on the loop."""
@@ -105,9 +106,12 @@ class Instance:
         self._jobs.put(None)
         timer = self._clock.call_at(self._clock.now_s() + bound_s, lambda: self._end(False))
         try:
-            return await self._ended
+            closed = await self._ended
         finally:
             timer.cancel()
+        if closed:  # the thread has said so as its last act; on a busy machine it is still there for a moment
+            await asyncio.to_thread(self._thread.join, bound_s)
+        return closed
 
     def _end(self, closed: bool) -> None:
         if self._ended is not None and not self._ended.done():
