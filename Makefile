@@ -72,7 +72,7 @@ train-nuclei: $(VENV)/.dev ## Train and measure models/nuclei-segmenter from IMA
 	PYTHONPATH=src $(BIN)/python training/nuclei_report.py --images $(IMAGES) --checkpoint $(CHECKPOINT) \
 		--out models/nuclei-segmenter/1
 
-train-brain: $(VENV)/.dev ## Train and measure models/brain-tumor-3d from drawn heads and those in HEADS; needs torch; an hour
+train-brain: $(VENV)/.dev ## Train and measure models/brain-tumor-3d from drawn heads and those in HEADS; needs torch; two hours
 	PYTHONPATH=src $(BIN)/python training/brain_tumor.py $(HEADS:%=--heads %) --checkpoint $(BRAIN_CHECKPOINT)
 	PYTHONPATH=src $(BIN)/python training/brain_tumor_report.py $(HEADS:%=--heads %) --checkpoint $(BRAIN_CHECKPOINT) \
 		--figures $(BRAIN_CHECKPOINT).json --out models/brain-tumor-3d/1 --write-package --write-card

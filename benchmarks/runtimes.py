@@ -284,7 +284,8 @@ def main() -> None:
             # In a process of its own, so that memory and threads of making them are gone.
             argv = [sys.executable, str(Path(__file__).with_name("runtime_files.py")), name, "--out", str(folder)]
             argv += ["--items", str(given.items), *["--small"] * plan.small]
-            subprocess.run([*argv, *([f"--side={plan.side}"] if plan.side else [])], check=True)
+            argv += [f"--side={plan.side}"] if plan.side else []
+            subprocess.run(argv, check=True)
             rows = measure(entry, ON_GPU if given.gpu else ON_CPU, folder, plan)
             shape = " x ".join(map(str, plan.shape(entry)))
             sections[f"{entry.title}, {shape}"] = f"{_way(name, plan, gpu=given.gpu)}\n\n{shown(rows, plan)}"

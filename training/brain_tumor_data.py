@@ -76,10 +76,10 @@ def _some(rng: np.random.Generator, places: np.ndarray) -> np.ndarray:
     return places if len(places) <= _CENTRES else places[rng.choice(len(places), _CENTRES, replace=False)]
 
 
-def prepared(volume: Volume, truth: Array, steps: Sequence[ArrayStep] = STEPS) -> tuple[FloatArray, Array]:
+def prepared(volume: Volume, truth: Array) -> tuple[FloatArray, Array]:
     """A scan and its lesion numbers [i, j, k] as the model takes them."""
-    values = ArrayPipeline(tuple(steps))(volume).tensor[0]
-    grid = tuple(step for step in steps if not isinstance(step, Standardize))
+    values = ArrayPipeline(STEPS)(volume).tensor[0]
+    grid = tuple(step for step in STEPS if not isinstance(step, Standardize))
     numbers = replace(volume, voxels=truth[np.newaxis])
     nearest = tuple(step.model_copy(update={"filter": "nearest", "antialias": False}) if isinstance(step, Resample)
                     else step for step in grid)  # fmt: skip

@@ -1,30 +1,24 @@
 """The shipped head-scan model finds drawn lesions by the way that requests take, and nothing in a healthy head."""
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from conftest import ROOT
 from isocenter import SyncService
 from isocenter.imaging.codecs.nifti_write import nifti_of
 from isocenter.imaging.phantoms_3d import HeadPhantom, head_scan
 from isocenter.repository.layout import find
 from isocenter.serving.scan_answer import ScanAnswer
+from shipped_models import SHIPPED, served_alone
 
-MODELS = ROOT / "models"
 NAME = "brain-tumor-3d"
-DATA = Path(os.environ.get("TEST_DATA_DIR", ROOT.parent / "shared" / "data"))
 UNUSED_SEED = 9_500_000  # above those of training, of choosing the rule, and of the card
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SyncService]:
-    alone = tmp_path_factory.mktemp("models")
-    (alone / NAME).symlink_to(MODELS / NAME)
-    with SyncService(alone) as service:
+def service() -> Iterator[SyncService]:
+    with served_alone(NAME) as service:
         yield service
 
 
@@ -34,14 +28,14 @@ def answered(service: SyncService, phantom: HeadPhantom) -> ScanAnswer:
 
 
 def test_the_weights_are_small_enough_to_be_kept_with_the_code() -> None:
-    assert (MODELS / NAME / "1" / "model.onnx").stat().st_size < 8_000_000
+    assert (SHIPPED / NAME / "1" / "model.onnx").stat().st_size < 8_000_000
 
 
 def test_the_manifest_prepares_scans_as_the_training_did() -> None:
     pytest.importorskip("torch")
     from brain_tumor_data import LABELS, STEPS
 
-    manifest = find(MODELS, NAME, 1).manifest
+    manifest = find(SHIPPED, NAME, 1).manifest
     assert manifest.steps == STEPS
     assert tuple(manifest.output.labels) == LABELS
 

@@ -18,18 +18,16 @@ from isocenter.repository.layout import find
 from nuclei_data import WINDOW_PERCENTILES, Field, part_of, read_fields, windowed
 from nuclei_drawn import drawn_field
 from nuclei_metrics import Quality, quality_of, summary_of
+from shipped_models import SHIPPED, served_alone
 
-MODELS = ROOT / "models"
 NAME = "nuclei-segmenter"
 IMAGES = Path(os.environ.get("TEST_DATA_DIR", ROOT.parent / "shared" / "data")) / "nuclei_dsb2018"
 UNUSED_SEED = 7  # the golden case is another one
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SyncService]:
-    alone = tmp_path_factory.mktemp("models")
-    (alone / NAME).symlink_to(MODELS / NAME)
-    with SyncService(alone) as service:
+def service() -> Iterator[SyncService]:
+    with served_alone(NAME) as service:
         yield service
 
 
@@ -44,14 +42,14 @@ def objects(service: SyncService, pixels: Array) -> Array:
     """Labels [H, W] of a gray image [H, W] or a coloured one [H, W, 3], by the rule of the manifest."""
     planes = np.stack([pixels] * 3) if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
     found = service.segment(Volume.of(planes, channels=COLOURS), probabilities=True, timeout=60)
-    rule = find(MODELS, NAME, 1).manifest.output.objects
+    rule = find(SHIPPED, NAME, 1).manifest.output.objects
     assert rule is not None
     assert found.probabilities is not None
     return objects_of(found.probabilities, rule, found.labels).labels
 
 
 def test_the_weights_are_small_enough_to_be_kept_with_the_code() -> None:
-    assert (MODELS / NAME / "1" / "model.onnx").stat().st_size < 8_000_000
+    assert (SHIPPED / NAME / "1" / "model.onnx").stat().st_size < 8_000_000
 
 
 def test_drawn_nuclei_of_an_unused_seed_are_found(service: SyncService) -> None:

@@ -112,7 +112,7 @@ def findings_of(
     numbers = [_number(label, labels, exclusive) for label in rule.labels]
     voxel_ml = abs(float(np.linalg.det(geometry.lps_from_voxel[:3, :3]))) / 1000
     least = math.ceil(rule.min_volume_ml / voxel_ml - _ROUNDING)
-    found: list[_Component] = []
+    found: list[tuple[_Component, float | None]] = []
     removed: list[int] = []
     improbable: list[_Component] = []
     kept = mask
@@ -120,22 +120,24 @@ def findings_of(
         layer = mask == number if exclusive else mask[number] != 0
         for component in _components(layer, number, rule.connectivity):
             if component.voxels >= least:
-                if probabilities is None or component.mean(probabilities) >= rule.min_probability:
-                    found.append(component)
+                probability = None if probabilities is None else component.mean(probabilities)
+                if probability is None or probability >= rule.min_probability:
+                    found.append((component, probability))
                     continue
                 improbable.append(component)
             removed.append(component.voxels)
             kept = mask.copy(order="K") if kept is mask else kept
             component.erase(kept if exclusive else kept[number])
-    found.sort(key=lambda each: (-each.voxels, numbers.index(each.number), each.centroid_voxel))
+    found.sort(key=lambda each: (-each[0].voxels, numbers.index(each[0].number), each[0].centroid_voxel))
     findings = Findings(
         present=bool(found),
         probability=None
         if probabilities is None
         else _present(_without(probabilities, improbable), numbers, exclusive, max(1, least)),
-        volume_ml=_volume(kept, numbers, exclusive, found) * voxel_ml,
+        volume_ml=_volume(kept, numbers, exclusive, [component for component, _ in found]) * voxel_ml,
         lesions=tuple(
-            _lesion(each, number, labels, geometry, voxel_ml, probabilities) for number, each in enumerate(found, 1)
+            _lesion(component, number, labels, geometry, voxel_ml, probability)
+            for number, (component, probability) in enumerate(found, 1)
         ),
         removed=len(removed),
         removed_ml=sum(removed) * voxel_ml,
@@ -235,7 +237,7 @@ def _lesion(
     labels: Sequence[str | int],
     geometry: Geometry,
     voxel_ml: float,
-    probabilities: FloatArray | None,
+    probability: float | None,
 ) -> Lesion:
     centroid = found.centroid_voxel
     return Lesion(
@@ -246,7 +248,7 @@ def _lesion(
         centroid_voxel=centroid,
         centroid_lps_mm=geometry.position_lps_mm(centroid),
         diameter_mm=largest_distance(found.ends() @ geometry.lps_from_voxel[:3, :3].T),
-        probability=None if probabilities is None else found.mean(probabilities),
+        probability=probability,
     )
 
 
