@@ -138,6 +138,8 @@ class Settings(BaseSettings):
     """The model that answers if a request names none and several are served."""
     frontends: Annotated[int, Field(ge=0, le=256)] = 0
     """HTTP processes beside the engine; 0 runs everything in one process."""
+    hang_after_s: Annotated[float, Field(ge=1)] = 30.0
+    """With front ends: a process that gives no sign of life for so long is ended, and another one started."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level of a log line."""
     http: HttpSettings = HttpSettings()

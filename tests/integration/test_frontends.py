@@ -232,6 +232,34 @@ def test_an_engine_process_that_is_killed_comes_back_and_meanwhile_callers_hear_
     fault("kill -9 of the engine process", **callers.figures())
 
 
+@pytest.mark.slow
+@pytest.mark.fault
+def test_an_engine_process_that_hangs_is_replaced(fault: Fault) -> None:
+    with running(MODELS, *TWO, ISOCENTER_HANG_AFTER_S="2") as server, Callers(server, 16) as callers:
+        stopped = server.part("engine_process")
+        os.kill(stopped, signal.SIGSTOP)
+        wait_for(server, "restarted")
+        callers.wait_for("answered", 32)
+        assert server.get("/readyz")[0] == 200
+        assert [(line["role"], line["pid"]) for line in server.lines("process_hung")] == [("engine", stopped)]
+        assert len(callers.labels) == 1
+    fault("the engine process hangs (SIGSTOP)", **callers.figures())
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_a_front_end_that_hangs_is_replaced_and_costs_only_its_own_callers(fault: Fault) -> None:
+    with running(MODELS, *TWO, ISOCENTER_HANG_AFTER_S="2") as server, Callers(server, 16) as callers:
+        stopped = server.part("front_end", 0)
+        os.kill(stopped, signal.SIGSTOP)
+        wait_for(server, "restarted")
+        callers.wait_for("answered", 32)
+        assert 1 <= callers.outcomes["closed"] <= 8
+        assert set(callers.outcomes) == {"answered", "closed"}
+        assert [line["pid"] for line in server.lines("process_hung")] == [stopped]
+    fault("one of two front ends hangs (SIGSTOP)", **callers.figures())
+
+
 def test_when_the_supervisor_is_killed_nothing_is_left_behind() -> None:
     with running(MODELS, *TWO) as server:
         parts = [server.part("engine_process"), server.part("front_end", 0), server.part("front_end", 1)]

@@ -125,6 +125,8 @@ class EngineProcess:
                 self._chores.take(self._connect(message["number"], socket.socket(fileno=link_fd), arena_fd))
             case "open":
                 self._room.count()
+            case "alive?":
+                self._control.say("alive")
             case "reload":
                 self._reloading.begin()
             case "closing":

@@ -114,6 +114,8 @@ class FrontEndProcess:
                 self._chores.take(self.link.connect(link, restart_s=message["restart_s"]))
             case "open":
                 self._observer.count()
+            case "alive?":
+                self._control.say("alive")
             case "drain":
                 self._chores.take(self._drain())
             case "stop":

@@ -13,6 +13,8 @@ FIRST_DELAY_S: Final = 0.05
 MOST_DELAY_S: Final = 10.0
 STEADY_AFTER_S: Final = 30.0
 """A process that has lived so long is started again at once; one that dies again and again waits longer and longer."""
+DOUBTED_AFTER_LOOKS: Final = 2
+"""A front end that gives no sign of life for so many looks is given no more connections meanwhile."""
 
 
 class Owner(Protocol):
@@ -54,6 +56,8 @@ class Member:
         self._starting: asyncio.TimerHandle | None = None
         self._kept = True
         self._stopping = False
+        self._asked = 0
+        """How often a sign of life was looked for since the last one came."""
         self.ready = False
         self.pid = 0
         self.lost_at_s: float | None = None
@@ -89,6 +93,22 @@ class Member:
             self._stopping = True
             self._child.kill()
 
+    def look_after(self, *, most_silent: int) -> bool:
+        """Ask for a sign of life; False if none has come for so many looks, and the process is ended for that.
+
+        Looks are counted, not seconds: where everything stood still, as on a machine that slept, nobody hangs. One that
+        is not ready yet is left alone: models take what they take.
+        """
+        if self._child is None or not self.ready or self._stopping:
+            return True
+        if self._asked > most_silent:
+            self._child.kill()
+            return False
+        if self._asked == 0:
+            self.say("alive?")
+        self._asked += 1
+        return True
+
     async def end_within(self, bound_s: float) -> None:
         """Wait for the end of the process; end it when the bound is over."""
         if self._child is not None:
@@ -96,9 +116,12 @@ class Member:
 
     def _came(self, message: dict[str, Any], fds: list[int]) -> None:
         match message["say"]:
+            case "alive":
+                self._asked = 0
             case "ready":
                 assert self._child is not None
                 self.ready = True
+                self._asked = 0
                 self.start_took_s = self._loop.time() - self._child.started_s
                 self._note_ready(message)
                 self._owner.became_ready(self)
@@ -224,7 +247,8 @@ class FrontEndMember(Member):
     @property
     def takes(self) -> bool:
         """Whether it can be given a connection."""
-        return self.ready and self._child is not None and self._child.listens
+        lives = self.ready and self._asked <= DOUBTED_AFTER_LOOKS
+        return lives and self._child is not None and self._child.listens
 
     @property
     def load(self) -> tuple[int, int]:

@@ -27,6 +27,8 @@ STOP_BOUND_S: Final = 5.0
 SLACK_S: Final = 2.0
 _ACCEPTED_AT_ONCE: Final = 32
 _RELINK_AFTER_S: Final = 1.0
+LOOK_EVERY_S: Final = 1.0
+"""How often processes are asked for a sign of life."""
 
 
 async def serve(settings: Settings, *, announce: Callable[[str, int], None] = lambda *_: None) -> bool:
@@ -124,6 +126,7 @@ class Supervisor:
         self._listener.listen(self._settings.http.backlog)
         self._listener.setblocking(False)
         self._accept_if_possible()
+        self._loop.call_later(LOOK_EVERY_S, self._look_after_all)
         return True
 
     def became_ready(self, member: Member) -> None:
@@ -171,8 +174,20 @@ class Supervisor:
         await self._stop.wait()
         return await self._drain()
 
+    def _look_after_all(self) -> None:
+        """End what hangs, so that it is started again. Whoever drains is bounded anyway."""
+        if self._draining:
+            return
+        most_silent = max(1, round(self._settings.hang_after_s / LOOK_EVERY_S))
+        for member in (self._engine, *self._front_ends):
+            pid = member.pid
+            if not member.look_after(most_silent=most_silent):
+                extra = {"role": member.name, "pid": pid, "seconds": most_silent * LOOK_EVERY_S}
+                self._logger.error("process_hung", extra=extra)
+        self._loop.call_later(LOOK_EVERY_S, self._look_after_all)
+
     def lost(self, member: Member, code: int) -> bool:
-        """A process has ended by itself; whether it is to be started again."""
+        """A process has ended by itself, or was ended because it hung; whether it is to be started again."""
         if not self._opened:
             self._fail(SetupError(f"the {member.name} process ended with code {code} before it was ready"))
             return False

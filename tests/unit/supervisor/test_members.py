@@ -190,3 +190,56 @@ async def test_an_engine_says_how_many_models_it_has_or_why_it_has_none() -> Non
     assert owner.told == ["engine digest_mismatch", "engine ready"]
     engine.stop(bound_s=1.0)
     assert CHILDREN[0].heard == ["start", "stop"]
+
+
+async def test_one_that_gives_signs_of_life_is_left_alone() -> None:
+    engine = EngineMember(FakeOwner(), "engine_process", "{}", -1, 2)
+    engine.start()
+    CHILDREN[0].says("ready", models=1, versions=1)
+    for _ in range(10):
+        assert engine.look_after(most_silent=3)
+        CHILDREN[0].says("alive")
+    assert CHILDREN[0].heard.count("alive?") == 10
+    assert not CHILDREN[0].killed
+
+
+async def test_one_that_hangs_is_asked_once_then_ended_and_started_again() -> None:
+    owner = FakeOwner()
+    engine = EngineMember(owner, "engine_process", "{}", -1, 2)
+    engine.start()
+    CHILDREN[0].says("ready", models=1, versions=1)
+    looks = [engine.look_after(most_silent=3) for _ in range(5)]
+    assert looks == [True, True, True, True, False]
+    assert CHILDREN[0].heard == ["start", "alive?"]
+    assert CHILDREN[0].killed
+    CHILDREN[0].ends(-9)
+    engine.stop_restarting()
+    assert owner.told[-1] == "engine lost -9"
+    # The next one begins with a clean sheet, and is not asked before it is ready.
+    engine.start()
+    assert all(engine.look_after(most_silent=3) for _ in range(10))
+    CHILDREN[1].says("ready", models=1, versions=1)
+    assert engine.look_after(most_silent=3)
+    assert CHILDREN[1].heard == ["start", "alive?"]
+
+
+async def test_a_silent_front_end_is_given_nothing_until_it_speaks_again(figures: OwnFigures) -> None:
+    member = front_end(FakeOwner(), figures)
+    member.start()
+    CHILDREN[0].says("ready")
+    takes = []
+    for _ in range(4):
+        member.look_after(most_silent=30)
+        takes.append(member.takes)
+    CHILDREN[0].says("alive")
+    takes.append(member.takes)
+    assert takes == [True, True, False, False, True]
+
+
+async def test_one_that_was_told_to_stop_is_not_taken_for_one_that_hangs() -> None:
+    engine = EngineMember(FakeOwner(), "engine_process", "{}", -1, 2)
+    engine.start()
+    CHILDREN[0].says("ready", models=1, versions=1)
+    engine.stop(bound_s=1.0)
+    assert all(engine.look_after(most_silent=1) for _ in range(10))
+    assert not CHILDREN[0].killed
