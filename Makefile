@@ -72,8 +72,9 @@ train-nuclei: $(VENV)/.dev ## Train and measure models/nuclei-segmenter from IMA
 	PYTHONPATH=src $(BIN)/python training/nuclei_report.py --images $(IMAGES) --checkpoint $(CHECKPOINT) \
 		--out models/nuclei-segmenter/1
 
-train-brain: $(VENV)/.dev ## Train and measure models/brain-tumor-3d from drawn heads and those in HEADS; needs torch; two hours
-	PYTHONPATH=src $(BIN)/python training/brain_tumor.py $(HEADS:%=--heads %) --checkpoint $(BRAIN_CHECKPOINT)
+train-brain: $(VENV)/.dev ## Train and measure models/brain-tumor-3d from drawn heads and those in HEADS; needs torch; four hours
+	PYTHONPATH=src $(BIN)/python -m torch.distributed.run --nproc-per-node 2 training/brain_tumor.py \
+		$(HEADS:%=--heads %) --checkpoint $(BRAIN_CHECKPOINT) --steps 25000 --minutes 240
 	PYTHONPATH=src $(BIN)/python training/brain_tumor_report.py $(HEADS:%=--heads %) --checkpoint $(BRAIN_CHECKPOINT) \
 		--figures $(BRAIN_CHECKPOINT).json --out models/brain-tumor-3d/1 --write-package --write-card
 

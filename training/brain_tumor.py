@@ -2,16 +2,21 @@
 
 Heads are drawn while it trains. The rate falls with the steps or with the clock, whichever is
 farther, so that a run of a given time ends where it should; it goes on from its checkpoint.
+
+Under `python -m torch.distributed.run --nproc-per-node 2`, each process learns from crops of its own, with one thread,
+and all take the mean of their gradients: where cores are slow to wait for each other, that sees more crops a minute.
 """
 
 import argparse
 import logging
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -28,6 +33,8 @@ CROPS = ((4, 48), (2, 64), (2, 80))
 
 Never one alone: torch has a slow convolution for that.
 """
+SEEDS_APART = 500_000
+"""From one process to the next."""
 SHARES = (0.4, 0.25, 0.35)
 LONGEST_STEP_S = 10.0
 
@@ -48,11 +55,41 @@ def loss_of(logits: Tensor, classes: Tensor, weights: Tensor) -> tuple[Tensor, T
     return total, ((dice * there).sum() / there.sum().clamp(min=1.0)).detach(), found.detach()
 
 
+class Together:
+    """The processes of this run, if it has several."""
+
+    def __init__(self) -> None:
+        self.count = int(os.environ.get("WORLD_SIZE", "1"))
+        if self.count > 1:
+            dist.init_process_group("gloo")
+        self.rank = dist.get_rank() if self.count > 1 else 0
+
+    def average_gradients(self, module: nn.Module) -> None:
+        """Give every process the mean of all gradients."""
+        if self.count == 1:
+            return
+        gradients = [each.grad for each in module.parameters() if each.grad is not None]
+        flat = torch.cat([each.flatten() for each in gradients])
+        dist.all_reduce(flat)
+        flat /= self.count
+        for gradient, mean in zip(gradients, flat.split([each.numel() for each in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+    def agreed(self, value: float) -> float:
+        """What the first process says: they have to end at the same step."""
+        if self.count == 1:
+            return value
+        said = torch.tensor([value], dtype=torch.float64)
+        dist.broadcast(said, 0)
+        return float(said)
+
+
 class Run:
     """A training run: its network, what it learns from, and how far it has come."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
+    def __init__(self, arguments: argparse.Namespace, together: Together) -> None:
         self.arguments = arguments
+        self.together = together
         torch.manual_seed(arguments.seed)
         self.network = LesionUNet3d(len(LABELS)).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.average = Average(self.network)
@@ -70,8 +107,9 @@ class Run:
         """Train until the steps or the time are used up."""
         arguments = self.arguments
         heads = read_heads(arguments.heads) if arguments.heads else []
-        incoming: Iterator[Sample] = samples(heads, FIRST_SEED + self.step)
-        cropper = Cropper(arguments.seed + self.step, most=arguments.held)
+        rank = self.together.rank
+        incoming: Iterator[Sample] = samples(heads, FIRST_SEED + self.step + SEEDS_APART * rank)
+        cropper = Cropper(arguments.seed + self.step + SEEDS_APART * rank, most=arguments.held)
         for _ in range(arguments.begin_with):
             cropper.hold(next(incoming))
         log.info("%d real heads, %d samples to begin with, from step %d", len(heads), len(cropper), self.step)
@@ -85,7 +123,7 @@ class Run:
             told.append(self._one_step(cropper, learning_rate(progress, arguments.rate, rise=0.04, least=0.0)))
             # A step that took longer was stopped on the way: that is no training time.
             self.spent_s += min(time.monotonic() - began_s, LONGEST_STEP_S)
-            if time.monotonic() - kept_s > arguments.keep_every_s or self._progress() >= 1.0:
+            if rank == 0 and (time.monotonic() - kept_s > arguments.keep_every_s or self._share() >= 1.0):
                 kept_s = time.monotonic()
                 loss = sum(each for each, _ in told) / len(told)
                 seen = [dice for _, dice in told if dice > 0]
@@ -95,6 +133,9 @@ class Run:
                 self._keep()
 
     def _progress(self) -> float:
+        return self.together.agreed(self._share())
+
+    def _share(self) -> float:
         arguments = self.arguments
         return float(max(self.step / arguments.steps, self.spent_s / (60.0 * arguments.minutes)))
 
@@ -108,6 +149,7 @@ class Run:
         cropper.note(found.numpy())
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        self.together.average_gradients(self.network)
         nn.utils.clip_grad_norm_(self.network.parameters(), 2.0)
         self.optimiser.step()
         self.step += 1
@@ -143,7 +185,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--begin-with", type=int, default=60, help="samples drawn before the first step")
     parser.add_argument("--fresh-every", type=int, default=5, metavar="STEPS", help="a new sample each so many steps")
     parser.add_argument("--keep-every-s", type=float, default=60.0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of one process; of several, each has one")
     return parser.parse_args(argv)
 
 
@@ -151,8 +193,9 @@ def main() -> None:
     """Train."""
     arguments = parse()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(arguments.threads)
-    Run(arguments).train()
+    together = Together()
+    torch.set_num_threads(arguments.threads if together.count == 1 else 1)
+    Run(arguments, together).train()
 
 
 if __name__ == "__main__":
