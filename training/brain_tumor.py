@@ -28,13 +28,13 @@ log = logging.getLogger("brain_tumor")
 
 FIRST_SEED = 100_000
 """Training takes this one and those that follow, as many as it has steps; the report takes far higher ones."""
+SEEDS_APART = 500_000
+"""From the seeds of one process to those of the next."""
 CROPS = ((4, 48), (2, 64), (2, 80))
 """How many of which side a step takes; the norms see nearly a window's statistics in the last ones, as a server's do.
 
 Never one alone: torch has a slow convolution for that.
 """
-SEEDS_APART = 500_000
-"""From one process to the next."""
 SHARES = (0.4, 0.25, 0.35)
 LONGEST_STEP_S = 10.0
 
