@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-START_BOUND_S = 60.0
+from patience import PATIENCE_S
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ServerProcess:
 
     def connect(self) -> http.client.HTTPConnection:
         """A new connection."""
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
 
     def get(self, path: str) -> tuple[int, dict[str, Any]]:
         """Status and JSON of a GET."""
@@ -111,12 +111,12 @@ def running(models: Path, *more: str, **environment: str) -> Iterator[ServerProc
             env={**os.environ, **environment},
         )
         try:
-            port = _announced_port(process, Path(log.name), began_s + START_BOUND_S)
+            port = _announced_port(process, Path(log.name), began_s + PATIENCE_S)
             yield ServerProcess(process, port, time.monotonic() - began_s, log)
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
-            process.wait(30)
+            process.wait(PATIENCE_S)
 
 
 def _announced_port(process: subprocess.Popen[bytes], log: Path, until_s: float) -> int:
@@ -127,4 +127,4 @@ def _announced_port(process: subprocess.Popen[bytes], log: Path, until_s: float)
         if process.poll() is not None:
             raise AssertionError(f"the server ended with {process.returncode}:\n{log.read_text()}")
         time.sleep(0.01)
-    raise AssertionError(f"the server was not ready in {START_BOUND_S} s:\n{log.read_text()}")
+    raise AssertionError(f"the server was not ready in {PATIENCE_S} s:\n{log.read_text()}")

@@ -15,8 +15,9 @@ from typing import IO
 
 import httpx
 
+from patience import PATIENCE_S
+
 HOME = Path(os.environ.get("TRITONSERVER_HOME", "~/.cache/isocenter/tritonserver")).expanduser()
-START_BOUND_S = 60.0
 
 
 @dataclass
@@ -61,7 +62,7 @@ class TritonServer:
                 "PYTHONPATH": str(packages),
             },
         )
-        until_s = time.monotonic() + START_BOUND_S
+        until_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < until_s:
             if self.process.poll() is not None:
                 break
@@ -77,7 +78,7 @@ class TritonServer:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         maps = Path(f"/proc/{self.process.pid}/maps").read_text()
         self.process.send_signal(how)
-        self.process.wait(30)
+        self.process.wait(PATIENCE_S)
         for child in children:  # stubs of the python backend outlive a server that was killed
             with suppress(ProcessLookupError):
                 os.kill(int(child), signal.SIGKILL)

@@ -21,6 +21,7 @@ import numpy as np
 
 from isocenter.core.tensor import Array
 from isocenter.runtimes import triton_grpc
+from patience import PATIENCE_S
 
 LABELS = 2
 Tensor = dict[str, Any]
@@ -124,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _infer(self, body: bytes) -> None:
         b = self.behaviour
         if b.hangs is not None:
-            b.hangs.wait(30.0)
+            b.hangs.wait(PATIENCE_S)
         if b.hangs_up:
             b.hangs_up -= 1
             self.close_connection = True
@@ -225,7 +226,7 @@ class GrpcV2:
         return f"grpc://127.0.0.1:{self.port}"
 
     def stop(self) -> None:
-        self._server.stop(None).wait(10.0)
+        self._server.stop(None).wait(PATIENCE_S)
 
     def answer(self, method: str, request: bytes, context: Any) -> Any:
         b, codes = self._behaviour, self._grpc.StatusCode
@@ -257,7 +258,7 @@ class GrpcV2:
     def _infer(self, asked: Any, raw: Sequence[bytes], context: Any) -> dict[str, Any]:
         b, codes = self._behaviour, self._grpc.StatusCode
         if b.hangs is not None:
-            b.hangs.wait(30.0)
+            b.hangs.wait(PATIENCE_S)
         if b.hangs_up or b.refuses == 503:
             b.hangs_up = max(0, b.hangs_up - 1)
             context.abort(codes.UNAVAILABLE, "gone")

@@ -34,6 +34,7 @@ import yaml
 
 from conftest import MODELS, ROOT
 from isocenter.repository.manifest import Manifest
+from patience import PATIENCE_S
 
 pytestmark = [
     pytest.mark.docs,
@@ -46,7 +47,6 @@ EXIT_CODES = {"isocenter predict demo-out/slices --url": 1}
 """Start of a block -> how it ends: there, one file is broken on purpose."""
 EXACT = {"code", "model", "version", "status", "state", "task"}
 """Keys whose values are shown as they are."""
-BOUND_S = 60.0
 
 
 class Block(NamedTuple):
@@ -197,7 +197,7 @@ class Reader:
             return
         self._server.send_signal(signal.SIGINT)
         try:
-            code = self._server.wait(BOUND_S)
+            code = self._server.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             self._server.kill()
             self._server.wait()
@@ -238,7 +238,7 @@ class Reader:
             self._server = subprocess.Popen(
                 command.split(), cwd=self._folder, env=environment(self._environment), stdout=log, stderr=log
             )
-        until_s = time.monotonic() + BOUND_S
+        until_s = time.monotonic() + PATIENCE_S
         while not re.search(r"^Serving .* at http://", self._log.read_text(), re.MULTILINE):
             assert self._server.poll() is None, self._log.read_text()
             assert time.monotonic() < until_s, "the server is not ready"
@@ -259,7 +259,7 @@ def lay_out(folder: Path) -> Path:
 
 def run(command: list[str], folder: Path, extra: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, cwd=folder, env=environment(extra), check=False, capture_output=True, text=True, timeout=BOUND_S
+        command, cwd=folder, env=environment(extra), check=False, capture_output=True, text=True, timeout=PATIENCE_S
     )
 
 

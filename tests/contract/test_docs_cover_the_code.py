@@ -27,6 +27,7 @@ from isocenter.imaging.transforms.fast import TOLERANCE
 from isocenter.repository.manifest import Manifest
 from isocenter.settings import Settings, known_variables
 from isocenter.telemetry.metrics import METRICS
+from patience import PATIENCE_S
 
 DOCS = ROOT / "docs"
 SOURCE = ROOT / "src" / "isocenter"
@@ -60,7 +61,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     return folder

@@ -7,6 +7,7 @@ import sys
 
 import isocenter
 from conftest import ROOT
+from patience import PATIENCE_S
 
 HEAVY = ("numpy", "cv2", "onnxruntime", "fastapi", "uvicorn", "pydantic", "asyncio", "isocenter.core")
 
@@ -14,7 +15,7 @@ HEAVY = ("numpy", "cv2", "onnxruntime", "fastapi", "uvicorn", "pydantic", "async
 def test_importing_the_package_imports_nothing_else() -> None:
     code = f"import sys, isocenter; sys.exit(str([name for name in {HEAVY} if name in sys.modules] or '') or 0)"
 
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=PATIENCE_S)
 
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -22,7 +23,7 @@ def test_importing_the_package_imports_nothing_else() -> None:
 def test_errors_come_without_the_server() -> None:
     code = "import sys; from isocenter import Overloaded, errors; sys.exit('isocenter.app' in sys.modules)"
 
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=PATIENCE_S).returncode == 0
 
 
 def test_the_stub_names_what_is_exported() -> None:

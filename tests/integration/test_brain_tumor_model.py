@@ -10,6 +10,7 @@ from isocenter.imaging.codecs.nifti_write import nifti_of
 from isocenter.imaging.phantoms_3d import HeadPhantom, head_scan
 from isocenter.repository.layout import find
 from isocenter.serving.scan_answer import ScanAnswer
+from patience import PATIENCE_S
 from shipped_models import SHIPPED, served_alone
 
 NAME = "brain-tumor-3d"
@@ -24,7 +25,7 @@ def service() -> Iterator[SyncService]:
 
 def answered(service: SyncService, phantom: HeadPhantom) -> ScanAnswer:
     data = nifti_of(phantom.volume.voxels[0], phantom.volume.geometry, compress=False)
-    return service.segment_scan(data, formats=("json", "nifti"), timeout=60)
+    return service.segment_scan(data, formats=("json", "nifti"), timeout=PATIENCE_S)
 
 
 def test_the_weights_are_small_enough_to_be_kept_with_the_code() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
+from patience import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +19,7 @@ def run(example: str, folder: Path) -> str:
     (folder / "models").mkdir()
     (folder / "models" / NAME).symlink_to(ROOT / "models" / NAME)
     command = [sys.executable, str(ROOT / "examples" / example)]
-    done = subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

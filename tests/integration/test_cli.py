@@ -16,6 +16,7 @@ from PIL import Image
 
 from conftest import MODELS, ROOT
 from isocenter.cli.phantoms import draw_phantoms
+from patience import PATIENCE_S
 from serverproc import ServerProcess, running
 
 NAME = "brain-mri-classifier"
@@ -26,7 +27,7 @@ LABELS = ["Glioma", "Meningioma", "Pituitary", "No Tumor"]
 
 def isocenter(*arguments: object, check: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "isocenter", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=ROOT, env=ENVIRONMENT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=ROOT, env=ENVIRONMENT)
     assert done.returncode == check, done.stderr
     return done
 
@@ -182,7 +183,7 @@ def test_version_names_what_it_stands_on() -> None:
 def test_the_demonstration_runs(tmp_path: Path) -> None:
     (tmp_path / "models").symlink_to(MODELS)
     command = [sys.executable, str(ROOT / "examples" / "demo.py")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, cwd=tmp_path, env=ENVIRONMENT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=tmp_path, env=ENVIRONMENT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SIGTERM: exit code 0" in done.stdout
     assert (tmp_path / "demo-out" / "contact-sheet.png").is_file()

@@ -22,6 +22,7 @@ from isocenter.core.tensor import Array
 from isocenter.imaging.codecs.volume_files import read_volume
 from isocenter.imaging.limits import VolumeLimits
 from isocenter.serving.jobs.store import JobStore
+from patience import PATIENCE_S
 from segmenters import write_segmenter
 
 RUN = CliRunner()
@@ -131,7 +132,6 @@ def test_what_cannot_begin_is_said_once(more: list[str], said: str, models: Path
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.timeout(600)
 def test_a_cohort_that_is_killed_twenty_times_answers_every_scan_once(models: Path, tmp_path: Path) -> None:
     cohort, out = write_cohort(tmp_path / "cohort", scans=60), tmp_path / "out"
     command = [sys.executable, "-m", "isocenter", "segment", str(cohort), "--models", str(models), "--out", str(out)]
@@ -145,7 +145,7 @@ def test_a_cohort_that_is_killed_twenty_times_answers_every_scan_once(models: Pa
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(chance.random() * (0.03 if scans else 1.5))
             os.kill(process.pid, signal.SIGKILL)
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert done.returncode == Exit.NOT_ALL, done.stderr
 
     with JobStore(out / ".isocenter" / "jobs.sqlite") as store:

@@ -27,6 +27,7 @@ from isocenter.core.clock import SystemClock
 from isocenter.core.errors import Abandoned, Overloaded
 from isocenter.core.events import NullObserver
 from isocenter.serving.health import Door
+from patience import PATIENCE_S
 
 pytestmark = pytest.mark.may_block
 
@@ -40,7 +41,7 @@ def run(request: pytest.FixtureRequest) -> Callable[[Awaitable[None]], None]:
 
     def run_on_it(scenario: Awaitable[None]) -> None:
         async def bounded() -> None:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE_S):
                 await scenario
 
         with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:

@@ -15,13 +15,13 @@ import pytest
 from conftest import MODELS
 from fault_table import Fault
 from integration.test_process import IMAGE, in_both_modes
+from patience import PATIENCE_S
 from serverproc import ServerProcess, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.fault]
 
 LEAVERS, CROWD = 10_000, 2_000
 AT_ONCE = 64
-EMPTY_BOUND_S = 60.0
 HELD = ("queue_items", "decode_waiting_items", "requests_in_progress", "body_bytes")
 """What a request holds of a server while it is inside."""
 HEAD = "POST /predict HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\nConnection: close\r\n{more}\r\n"
@@ -85,7 +85,7 @@ def held(server: ServerProcess) -> dict[str, float]:
 
 
 def wait_until_nothing_is_held(server: ServerProcess) -> None:
-    until_s = time.monotonic() + EMPTY_BOUND_S
+    until_s = time.monotonic() + PATIENCE_S
     while any((last := held(server)).values()):
         assert time.monotonic() < until_s, last
         time.sleep(0.05)

@@ -19,6 +19,7 @@ from isocenter import Answer, SyncService
 from isocenter.core.errors import BadManifest, Draining, UnknownModel
 from isocenter.imaging.phantoms import brain_slice
 from isocenter.imaging.volume import Volume
+from patience import PATIENCE_S
 from segmenters import write_segmenter
 
 MODEL = "brain-mri-classifier"
@@ -43,7 +44,7 @@ def plain() -> Iterator[SyncService]:
 
 
 def test_a_plain_script_asks_without_a_loop(plain: SyncService) -> None:
-    assert plain.infer(PNG, threshold=0.5, timeout=30.0).labels == ["Glioma"]
+    assert plain.infer(PNG, threshold=0.5, timeout=PATIENCE_S).labels == ["Glioma"]
     assert [each.name for each in plain.models()] == [MODEL]
     assert plain.get_metrics()[MODEL]["answered"] >= 1
     assert plain.stats(MODEL).version == 1
@@ -134,7 +135,7 @@ def test_the_example_prints_its_table() -> None:
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
 
     assert done.returncode == 0, done.stderr

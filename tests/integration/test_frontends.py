@@ -18,9 +18,8 @@ import yaml
 from conftest import MODELS
 from fault_table import Fault
 from integration.test_process import IMAGE, TWO, in_both_modes, png
+from patience import PATIENCE_S
 from serverproc import ServerProcess, running
-
-BACK_BOUND_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,7 @@ def server() -> Iterator[ServerProcess]:
 
 def wait_for(server: ServerProcess, event: str, count: int = 1) -> None:
     """Return when something was logged so often."""
-    until_s = time.monotonic() + BACK_BOUND_S
+    until_s = time.monotonic() + PATIENCE_S
     while len(server.lines(event)) < count:
         assert time.monotonic() < until_s, server.written()
         assert server.process.poll() is None, server.written()
@@ -64,7 +63,7 @@ def test_metrics_and_statistics_are_those_of_all_processes(server: ServerProcess
     for connection in connections:
         for _ in range(3):
             assert server.predict(IMAGE, connection)[0] == 200
-    until_s = time.monotonic() + BACK_BOUND_S
+    until_s = time.monotonic() + PATIENCE_S
     while answered() != before + 12:
         assert time.monotonic() < until_s
     connection = server.connect()
@@ -104,7 +103,7 @@ def descriptors(pid: int) -> int:
 
 
 def test_of_a_thousand_connections_at_once_none_is_forgotten(server: ServerProcess) -> None:
-    callers = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(1000)]
+    callers = [socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) for _ in range(1000)]
     try:
         for caller in callers:
             caller.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -140,13 +139,13 @@ class Callers:
         for thread in self._threads:
             thread.start()
         for _ in self._threads:
-            assert self._first.acquire(timeout=60)
+            assert self._first.acquire(timeout=PATIENCE_S)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(60)
+            thread.join(PATIENCE_S)
             assert not thread.is_alive()
 
     def figures(self) -> dict[str, int]:
@@ -160,7 +159,7 @@ class Callers:
 
     def wait_for(self, outcome: str, more: int) -> None:
         """Return when so many more requests ended like that."""
-        until_s = time.monotonic() + BACK_BOUND_S
+        until_s = time.monotonic() + PATIENCE_S
         wanted = self.outcomes[outcome] + more
         while self.outcomes[outcome] < wanted:
             assert time.monotonic() < until_s, self.outcomes
@@ -265,8 +264,8 @@ def test_when_the_supervisor_is_killed_nothing_is_left_behind() -> None:
         parts = [server.part("engine_process"), server.part("front_end", 0), server.part("front_end", 1)]
         os.kill(parts[0], signal.SIGSTOP)  # one that cannot even notice
         server.process.send_signal(signal.SIGKILL)
-        server.process.wait(30)
-        until_s = time.monotonic() + BACK_BOUND_S
+        server.process.wait(PATIENCE_S)
+        until_s = time.monotonic() + PATIENCE_S
         while any(alive(pid) for pid in parts):
             assert time.monotonic() < until_s
             time.sleep(0.01)
@@ -289,7 +288,7 @@ def test_signals_that_reach_every_process_change_nothing() -> None:
             callers.wait_for("answered", 32)
             assert set(callers.outcomes) == {"answered"}
         server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(30) == 0
+        assert server.process.wait(PATIENCE_S) == 0
         assert server.lines("stopped")[-1]["left"] == 0
 
 
@@ -329,7 +328,7 @@ def test_sighup_reloads_every_model_and_says_what_it_refused(copy: Path, mode: t
         retitle(copy, "another title")
         server.process.send_signal(signal.SIGHUP)
         wait_for(server, "reloaded")
-        until_s = time.monotonic() + BACK_BOUND_S
+        until_s = time.monotonic() + PATIENCE_S
         while server.get("/v1/models/brain-mri-classifier")[1]["title"] != "another title":
             assert time.monotonic() < until_s
         (copy / "brain-mri-classifier" / "1" / "model.onnx").write_bytes(b"no model")

@@ -17,8 +17,6 @@ from segmenters import write_segmenter
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.may_block]
 
-BOUND_S = 60.0
-
 
 HEAD = nifti(ball(), packed=True)
 """A scan with one bright ball."""

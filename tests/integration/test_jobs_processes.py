@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
+from patience import PATIENCE_S
 from scan_files import ball, nifti
 from segmenters import write_segmenter
 from serverproc import ServerProcess, running
-
-BOUND_S = 60.0
 
 
 @pytest.mark.slow
@@ -41,7 +40,7 @@ def test_front_ends_share_jobs_and_one_takes_over_when_the_other_is_killed(
 
 def put(server: ServerProcess, key: str) -> str:
     """Put a job in; a front end that has just died may take the first try with it, which the key makes harmless."""
-    until_s = time.monotonic() + BOUND_S
+    until_s = time.monotonic() + PATIENCE_S
     while True:
         assert time.monotonic() < until_s
         try:
@@ -59,7 +58,7 @@ def put(server: ServerProcess, key: str) -> str:
 
 
 def ended(server: ServerProcess, job_id: str) -> dict[str, Any]:
-    until_s = time.monotonic() + BOUND_S
+    until_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < until_s:
         status, job = server.get(f"/v1/jobs/{job_id}")
         assert status == 200

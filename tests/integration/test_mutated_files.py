@@ -67,7 +67,6 @@ def send_all(server: ServerProcess, files: list[tuple[str, bytes]]) -> tuple[Cou
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_5000_broken_files_harm_nobody() -> None:
     images = good_images()
     with running(MODELS) as server:

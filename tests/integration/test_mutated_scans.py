@@ -16,6 +16,7 @@ import dicom_files
 from isocenter.app import open_service
 from isocenter.settings import load_settings
 from mutations import mutate
+from patience import PATIENCE_S
 from scan_files import ball, nifti
 from segmenters import write_segmenter
 
@@ -60,7 +61,7 @@ async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[http
     write_segmenter(models, onnx=True, sliding=None, output={**output, "findings": {"labels": ["blob"]}})
     async with open_service(load_settings(models=models, scans={"max_voxels": 2_000_000})) as here:
         transport = httpx.ASGITransport(here.http)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=PATIENCE_S) as client:
             yield client
 
 

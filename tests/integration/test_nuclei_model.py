@@ -18,6 +18,7 @@ from isocenter.repository.layout import find
 from nuclei_data import WINDOW_PERCENTILES, Field, part_of, read_fields, windowed
 from nuclei_drawn import drawn_field
 from nuclei_metrics import Quality, quality_of, summary_of
+from patience import PATIENCE_S
 from shipped_models import SHIPPED, served_alone
 
 NAME = "nuclei-segmenter"
@@ -41,7 +42,7 @@ def parts() -> dict[str, list[Field]]:
 def objects(service: SyncService, pixels: Array) -> Array:
     """Labels [H, W] of a gray image [H, W] or a coloured one [H, W, 3], by the rule of the manifest."""
     planes = np.stack([pixels] * 3) if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    found = service.segment(Volume.of(planes, channels=COLOURS), probabilities=True, timeout=60)
+    found = service.segment(Volume.of(planes, channels=COLOURS), probabilities=True, timeout=PATIENCE_S)
     rule = find(SHIPPED, NAME, 1).manifest.output.objects
     assert rule is not None
     assert found.probabilities is not None
@@ -95,7 +96,7 @@ def test_real_fields_of_twelve_bits_give_the_objects_of_their_eight_bit_pictures
         pixels = as_twelve_bits(field.pixels[..., 0], seed)
         low, high = np.percentile(pixels, WINDOW_PERCENTILES)
         picture = np.rint(255 * windowed(pixels, float(low), float(high))).astype(np.uint8)
-        deep, shallow = (service.segment_image(as_png(each), timeout=60) for each in (pixels, picture))
+        deep, shallow = (service.segment_image(as_png(each), timeout=PATIENCE_S) for each in (pixels, picture))
         found[field.name] = round(quality_of(deep.labels.labels, shallow.labels.labels).object_f1, 3)
         objects_seen += deep.count
 

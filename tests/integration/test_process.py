@@ -16,6 +16,7 @@ from PIL import Image
 
 from conftest import MODELS
 from isocenter.imaging.phantoms import brain_slice
+from patience import PATIENCE_S
 from serverproc import ServerProcess, command, running
 
 
@@ -48,12 +49,12 @@ class Clients:
         for thread in self._threads:
             thread.start()
         for _ in self._threads:
-            assert self._answered_each.acquire(timeout=60)
+            assert self._answered_each.acquire(timeout=PATIENCE_S)
 
     def join(self) -> None:
         """Wait until all have seen the server go."""
         for thread in self._threads:
-            thread.join(60)
+            thread.join(PATIENCE_S)
             assert not thread.is_alive()
 
     def _call(self) -> None:
@@ -100,7 +101,7 @@ def test_sigterm_amid_64_callers_loses_none_and_tells_newcomers_to_come_back(mod
         clients.start()
 
         server.process.send_signal(signal.SIGTERM)
-        code = server.process.wait(30)
+        code = server.process.wait(PATIENCE_S)
         clients.join()
         lines = [json.loads(line) for line in server.written().splitlines() if line.startswith("{")]
 
@@ -128,11 +129,11 @@ def test_readiness_goes_first_and_liveness_last(mode: tuple[str, ...]) -> None:
         status, health = server.get("/health")
         assert (status, health["status"]) == (503, "draining")
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == 1  # the second signal does not wait
+        assert server.process.wait(PATIENCE_S) == 1  # the second signal does not wait
 
 
 def refused(models: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(models, *more), capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command(models, *more), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 @in_both_modes

@@ -29,6 +29,7 @@ from isocenter.imaging.limits import VolumeLimits
 from isocenter.settings import load_settings
 from model_folders import png, write_model
 from onnx_writer import Node, Port, write_onnx
+from patience import PATIENCE_S
 from scan_files import RAS, SHAPE, ball, blobs, nifti
 from segmenters import write_segmenter
 
@@ -181,7 +182,7 @@ async def other(tmp_path_factory: pytest.TempPathFactory, scans: Path) -> AsyncI
     _write_two_channels(models)
     async with open_service(load_settings(models=models, scans={"roots": str(scans)})) as service:
         transport = httpx.ASGITransport(service.http)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=PATIENCE_S) as client:
             yield client
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from isocenter import SyncService
+from patience import PATIENCE_S
 from scan_files import ball, nifti
 from segmenters import write_segmenter
 from serverproc import ServerProcess, running
@@ -50,4 +51,4 @@ def _curl(server: ServerProcess, path: str) -> Any:
     head = ["-H", "Content-Type: application/json"]
     body = json.dumps({"scan_path": path})
     command = ["curl", "-s", "-X", "POST", *head, "-d", body, f"localhost:{server.port}/predict"]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, timeout=20).stdout)
+    return json.loads(subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE_S).stdout)

@@ -21,6 +21,7 @@ from isocenter.imaging.phantoms import brain_slice
 from isocenter.imaging.transforms import reference
 from isocenter.repository.layout import find
 from isocenter.settings import load_settings
+from patience import PATIENCE_S
 
 TOLERANCE = 1e-5
 COUNT = 200
@@ -108,7 +109,7 @@ def direct() -> list[dict[str, float]]:
 async def client() -> AsyncIterator[httpx.AsyncClient]:
     async with open_service(load_settings(models=MODELS)) as service:
         transport = httpx.ASGITransport(service.http)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=PATIENCE_S) as client:
             yield client
 
 

@@ -14,6 +14,7 @@ from isocenter.api.http.stats import StatsShape
 from isocenter.app import open_service
 from isocenter.imaging.phantoms import brain_slice
 from isocenter.settings import load_settings
+from patience import PATIENCE_S
 
 MODEL = "brain-mri-classifier"
 
@@ -30,7 +31,7 @@ def png() -> bytes:
 async def client() -> AsyncIterator[httpx.AsyncClient]:
     async with open_service(load_settings(models=MODELS)) as service:
         transport = httpx.ASGITransport(service.http)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=PATIENCE_S) as client:
             yield client
 
 

@@ -21,6 +21,7 @@ from isocenter.importers.folder import write_folder
 from isocenter.importers.nnunet import read
 from isocenter.repository.layout import ModelFolder
 from isocenter.repository.sessions import open_one
+from patience import PATIENCE_S
 
 HOME = Path(os.environ.get("NNUNET_HOME", "~/.cache/isocenter/nnunet")).expanduser()
 WRITER = Path(__file__).with_name("write_nnunet.py")
@@ -28,7 +29,6 @@ WRITER = Path(__file__).with_name("write_nnunet.py")
 pytestmark = [
     pytest.mark.real,
     pytest.mark.may_block,
-    pytest.mark.timeout(900),
     pytest.mark.skipif(
         not (HOME / "bin" / "python").exists(),
         reason=f"no nnunetv2 in {HOME.name}: tests/real/install_nnunet.sh, or NNUNET_HOME",
@@ -120,7 +120,7 @@ def test_logits_are_those_of_its_predictor_if_that_sums_in_fp32(case: Case) -> N
 
 def test_the_mask_is_that_of_its_predictor(case: Case) -> None:
     with SyncService(case.models) as service:
-        mask: Array = service.segment(case.volume, timeout=300.0).mask
+        mask: Array = service.segment(case.volume, timeout=PATIENCE_S).mask
     expected = case.array("mask")
     if expected.ndim == 3:
         mask = np.swapaxes(mask, -1, -3)

@@ -29,12 +29,12 @@ from isocenter.runtimes.registry import open_runtime
 from isocenter.runtimes.triton import TritonSession
 from isocenter.serving.predict import Prediction
 from isocenter.settings import load_settings
+from patience import PATIENCE_S
 from tritonserver import HOME, TritonServer, tritonserver
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.may_block,
-    pytest.mark.timeout(300),
     pytest.mark.skipif(
         not (HOME / "bin" / "python").exists(),
         reason=f"no tritonserver in {HOME.name}: tests/real/install_tritonserver.sh, or TRITONSERVER_HOME",
@@ -131,7 +131,7 @@ def test_a_stock_server_reads_the_native_configuration_too(
     config.write_text(config.read_text().replace(f'name: "{DEMO}"', f'name: "{name}"'))
     shutil.copytree(tmp_path / name, server.repository / name)
     try:
-        told = httpx.post(f"{server.url('http')}/v2/repository/models/{name}/load", timeout=30.0)
+        told = httpx.post(f"{server.url('http')}/v2/repository/models/{name}/load", timeout=PATIENCE_S)
         listed = httpx.post(f"{server.url('http')}/v2/repository/index").json()
     finally:
         shutil.rmtree(server.repository / name)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.types import Message, Receive
 
@@ -137,7 +137,6 @@ async def test_a_body_without_a_length_is_booked_as_it_comes_and_refused_over_th
 ENDS = ["answered", "left", "never came", "too much"]
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(ENDS), st.lists(st.integers(0, 40), max_size=4), st.booleans()), max_size=8))
 async def test_whatever_becomes_of_bodies_the_budget_returns_to_zero(
     requests: list[tuple[str, list[int], bool]],
@@ -231,7 +230,6 @@ def bodies(draw: st.DrawFn) -> bytes:
     return body[:where] + draw(st.sampled_from([*FRAGMENTS, b""])) + body[where + draw(st.integers(0, 3)) :]
 
 
-@settings(deadline=None)
 @given(bodies(), st.booleans())
 @example(form(HEADS["httpx"], b"x").replace(b"--0f3c\r\n", b"--0f3c--", 1), False)
 @example(form(HEADS["httpx"], b"x").replace(b"\r\nx\r\n", b"\r\n", 1), False)

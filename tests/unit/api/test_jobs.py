@@ -27,6 +27,7 @@ from isocenter.serving.jobs.scan_jobs import asked_in, kept
 from isocenter.serving.scan_paths import ScanPath
 from isocenter.serving.scans import ScanAsked
 from job_stage import LOGGER, Stage
+from patience import PATIENCE_S
 
 PATH = {"scan_path": "head.nii.gz"}
 TWO_PATHS = {"t1": {"scan_path": "a"}, "t2": {"scan_path": "b"}}
@@ -56,7 +57,7 @@ class Server:
         app.add_exception_handler(IsocenterError, refused)
         self.http = Gate(app, door=self.door, clock=SystemClock(), logger=LOGGER, observer=NullObserver())
         transport = httpx.ASGITransport(self.http)
-        self.client = httpx.AsyncClient(transport=transport, base_url="http://test", timeout=10)
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://test", timeout=PATIENCE_S)
 
     async def put(self, expected: int = 202, **how: Any) -> dict[str, Any]:
         """Put a job in, however it is sent; the answer."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from open_loop import GAVE_UP, LEFT, Call, OpenLoop, draw
+from patience import PATIENCE_S
 from wire import BROKEN, build_request, write_requests
 
 ANSWER = b'HTTP/1.1 200 OK\r\ncontent-length: 16\r\n\r\n{"prediction":1}'
@@ -88,7 +89,7 @@ def answering(behaviour: Behaviour) -> Iterator[int]:
         over.set()
         door.shutdown(socket.SHUT_RDWR)
         door.close()
-        thread.join(5)
+        thread.join(PATIENCE_S)
 
 
 def outcomes(

@@ -9,6 +9,7 @@ import pytest
 
 from isocenter.client import Client, NoConnection
 from isocenter.core.errors import DeadlineExceeded
+from patience import PATIENCE_S
 
 MODELS = b'{"models": []}'
 
@@ -75,7 +76,7 @@ def test_a_call_that_is_given_up_takes_its_connection_with_it() -> None:
     with listening(answers=False) as listener, Client(listener.url, timeout_s=0.05) as client:
         with pytest.raises(DeadlineExceeded):
             client.models()
-        assert listener.left.wait(30)
+        assert listener.left.wait(PATIENCE_S)
 
 
 def test_nobody_there_is_said() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from isocenter.core.errors import Draining
 from isocenter.core.loop_thread import LoopThread
+from patience import PATIENCE_S
 
 pytestmark = pytest.mark.may_block
 
@@ -107,7 +108,7 @@ def test_ctrl_c_cancels_the_call_at_whatever_moment_it_comes(thread: LoopThread,
     with pytest.raises(KeyboardInterrupt):
         thread.call(endless())
 
-    assert ended.wait(10)
+    assert ended.wait(PATIENCE_S)
     assert thread.call(number(1)) == 1
 
 
@@ -153,7 +154,7 @@ def test_a_call_that_is_not_done_when_the_thread_ends_is_told() -> None:
 
     with ThreadPoolExecutor(1) as callers:
         call = callers.submit(lambda: thread.call(endless()))
-        assert begun.wait(10)
+        assert begun.wait(PATIENCE_S)
         thread.close()
         with pytest.raises(Draining, match="before this was done"):
             call.result(10)

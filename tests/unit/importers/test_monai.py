@@ -20,6 +20,7 @@ from isocenter.imaging.geometry import Geometry, swap_lps_ras
 from isocenter.imaging.volume import Volume
 from isocenter.importers.folder import write_folder
 from isocenter.importers.monai import read
+from patience import PATIENCE_S
 
 pytest.importorskip("torch", reason="torch is not installed")
 nibabel = pytest.importorskip("nibabel", reason="nibabel is not installed")
@@ -120,7 +121,7 @@ def served(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 def answered(service: SyncService, name: str, volume: Volume) -> tuple[FloatArray, Array]:
-    found = service.segment(volume, model=name, probabilities=True, timeout=60.0)
+    found = service.segment(volume, model=name, probabilities=True, timeout=PATIENCE_S)
     assert found.probabilities is not None
     return found.probabilities, found.mask
 

@@ -19,6 +19,7 @@ from isocenter.importers.folder import write_folder
 from isocenter.importers.nnunet import read
 from isocenter.repository.manifest import Manifest
 from isocenter.repository.sessions import open_one
+from patience import PATIENCE_S
 
 torch: Any = pytest.importorskip("torch", reason="torch is not installed")
 
@@ -83,7 +84,7 @@ def test_a_volume_is_segmented(tmp_path: Path, configuration: str) -> None:
     volume = Volume.of(voxels, spacing_mm=(0.9, 0.8, 4.0), channels=("CT", "T1"))
 
     with SyncService(tmp_path / "models") as service:
-        found = service.segment(volume, timeout=60.0)
+        found = service.segment(volume, timeout=PATIENCE_S)
 
     assert found.mask.shape == (26, 30, 7)
     assert found.mask[2:24, 3:25, 1:].any()

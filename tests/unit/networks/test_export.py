@@ -101,7 +101,6 @@ def test_every_runtime_answers_as_torch_does_alone_and_in_a_batch(one_of_five: E
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", FIVE)
 def test_every_runtime_answers_as_torch_does_at_full_size(name: str, tmp_path: Path) -> None:
     found = exported(name, tmp_path, shape=NETWORKS[name].input_shape)
@@ -111,7 +110,6 @@ def test_every_runtime_answers_as_torch_does_at_full_size(name: str, tmp_path: P
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", sorted({*NETWORKS} - {*FIVE} | {*SHORTER}))
 def test_every_other_network_does_as_well(name: str, tmp_path: Path) -> None:
     found = exported(name, tmp_path)

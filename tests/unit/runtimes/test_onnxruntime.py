@@ -13,6 +13,7 @@ from isocenter.core.errors import BadManifest
 from isocenter.runtimes.base import SessionOptions
 from isocenter.runtimes.onnxruntime import OnnxRuntime
 from onnx_writer import IMAGE, Node, Port, write_classifier, write_onnx, write_quantised
+from patience import PATIENCE_S
 
 WEIGHTS = MODELS / "brain-mri-classifier" / "1" / "model.onnx"
 
@@ -54,7 +55,9 @@ def test_a_session_that_had_no_memory_goes_on_and_says_nothing_of_it_on_stderr(a
             print(error.message)
         print(session.run({{"image": images[:1]}})["logits"].shape)
     """)
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
     assert ended.stdout.splitlines() == ["onnxruntime had no memory for the run", "(1, 4)"]
     assert ended.stderr == ""
 

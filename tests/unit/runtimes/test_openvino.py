@@ -16,6 +16,7 @@ pytest.importorskip("openvino")
 
 from isocenter.runtimes import openvino as ours
 from isocenter.runtimes.openvino import OpenVino, openvino_without_telemetry
+from patience import PATIENCE_S
 
 
 def test_layers_are_read_from_the_compiled_model(tmp_path: Path) -> None:
@@ -111,4 +112,4 @@ def test_importing_it_tells_nobody() -> None:
         openvino_without_telemetry()
         sys.exit(sys.modules["openvino_telemetry"] is not None)
     """)
-    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=PATIENCE_S).returncode == 0

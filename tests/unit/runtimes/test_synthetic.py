@@ -24,6 +24,7 @@ from isocenter.runtimes.synthetic import (
     checksum,
     item,
 )
+from patience import PATIENCE_S
 
 
 def batch(*markers: float) -> dict[str, Array]:
@@ -97,7 +98,7 @@ def test_a_run_hangs_until_somebody_ends_it(where: str, ends_by: str) -> None:
         session.close()
     else:
         faults.released.set()
-    thread.join(timeout=30.0)
+    thread.join(timeout=PATIENCE_S)
     assert answers == [checksum(item(7)[INPUT])]
 
 
@@ -133,7 +134,7 @@ def test_a_gate_holds_runs_back() -> None:
     gate.let_through()
     gate.open()
     for thread in threads:
-        thread.join(timeout=30.0)
+        thread.join(timeout=PATIENCE_S)
     assert sorted(passed) == [0, 1, 2, 3]
     gate.wait()
 

@@ -19,6 +19,7 @@ import torch_files
 from isocenter.runtimes import torch as ours
 from isocenter.runtimes.torch import Torch, tensor_specs
 from isocenter.runtimes.torch_cuda import _Rounding
+from patience import PATIENCE_S
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +106,7 @@ def test_words_that_say_no_tensor_are_refused(text: str) -> None:
 
 def test_every_session_has_its_own_number_of_threads(script: Path) -> None:
     seen: dict[int, list[int]] = {1: [], 2: []}
-    ran = threading.Barrier(2, timeout=30.0)
+    ran = threading.Barrier(2, timeout=PATIENCE_S)
 
     def work(session: Session, threads: int) -> None:
         for _ in range(3):

@@ -1,7 +1,7 @@
 """Bodies are booked before they are held, and given back on every way out."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from isocenter.core.errors import Overloaded
@@ -57,7 +57,6 @@ def test_a_body_is_given_back_once() -> None:
     other.release()
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["book", "cover", "release", "raise"]), st.integers(0, 60)), max_size=60))
 def test_whatever_happens_the_budget_is_never_exceeded_and_returns_to_zero(steps: list[tuple[str, int]]) -> None:
     budget = ByteBudget(LIMIT)

@@ -36,6 +36,7 @@ from isocenter.serving.cells import CellsAsked, SegmentImage, rule_of
 from isocenter.serving.cpu_pool import CpuPool
 from isocenter.serving.segment import Segment
 from model_folders import write_model
+from patience import PATIENCE_S
 from segmenters import scores, write_segmenter
 
 pytestmark = pytest.mark.may_block  # writes model folders
@@ -107,7 +108,7 @@ async def test_an_image_of_somebody_else_waits_for_no_more_than_one_job_a_thread
 
         def hold() -> bool:
             first_is_on.set()
-            return go_on.wait(20)
+            return go_on.wait(PATIENCE_S)
 
         blocker = asyncio.ensure_future(stage.pool.run(hold, Deadline(float("inf"))))
         await asyncio.to_thread(first_is_on.wait)
@@ -132,7 +133,7 @@ async def test_one_that_cannot_be_answered_costs_the_others_nothing(tmp_path: Pa
 async def test_a_full_pool_refuses_who_comes_and_not_who_has_been_segmented(tmp_path: Path) -> None:
     async with CpuPool(threads=1, max_waiting=1, clock=SystemClock()) as pool:
         never, go_on = Deadline(float("inf")), threading.Event()
-        first = asyncio.ensure_future(pool.run(lambda: go_on.wait(20), never))
+        first = asyncio.ensure_future(pool.run(lambda: go_on.wait(PATIENCE_S), never))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
             await pool.run(lambda: "comes", never)

@@ -13,6 +13,7 @@ from isocenter.core.clock import ManualClock, SystemClock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import BadImage, DeadlineExceeded, Overloaded
 from isocenter.serving.cpu_pool import CpuPool
+from patience import PATIENCE_S
 
 NEVER = Deadline.never()
 
@@ -37,7 +38,7 @@ class Blocker:
 
     def __call__(self) -> str:
         self.started.set()
-        assert self._go_on.wait(30)
+        assert self._go_on.wait(PATIENCE_S)
         return "done"
 
     def let_go(self) -> None:
@@ -277,5 +278,5 @@ async def test_quick_jobs_that_wait_are_run_before_the_pool_ends(clock: ManualCl
         # Only once the pool is ending: what waits for these two stands behind the threads' end then.
         for job in held:
             asyncio.get_running_loop().call_soon(job.let_go)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         assert await asyncio.gather(*running) == ["done"] * 6

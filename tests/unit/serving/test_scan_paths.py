@@ -160,7 +160,6 @@ HOSTILE = {
 }  # fmt: skip
 
 
-@pytest.mark.timeout(10)
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_no_hostile_path_is_read(kind: str, disk: Path, roots: ScanRoots, monkeypatch: pytest.MonkeyPatch) -> None:
     text = HOSTILE[kind](disk)

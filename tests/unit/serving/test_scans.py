@@ -13,6 +13,7 @@ from isocenter.core.errors import DeadlineExceeded, Overloaded
 from isocenter.serving import scans
 from isocenter.serving.cpu_pool import CpuPool
 from isocenter.serving.scans import _FewThreads
+from patience import PATIENCE_S
 
 NEVER = Deadline.never()
 
@@ -26,7 +27,7 @@ async def pool() -> AsyncIterator[CpuPool]:
 async def test_a_picture_does_not_wait_for_scans(pool: CpuPool) -> None:
     go_on = threading.Event()
     few = _FewThreads(pool, SystemClock())
-    at_work = [asyncio.create_task(few.run(lambda: go_on.wait(10), NEVER)) for _ in range(3)]
+    at_work = [asyncio.create_task(few.run(lambda: go_on.wait(PATIENCE_S), NEVER)) for _ in range(3)]
     await asyncio.sleep(0)
 
     picture = await pool.run(lambda: "decoded", NEVER)
@@ -40,7 +41,7 @@ async def test_a_picture_does_not_wait_for_scans(pool: CpuPool) -> None:
 async def test_whoever_waits_for_a_thread_is_told_when_his_time_is_over(pool: CpuPool) -> None:
     go_on, clock = threading.Event(), SystemClock()
     few = _FewThreads(pool, clock)
-    at_work = asyncio.create_task(few.run(lambda: go_on.wait(10), NEVER))
+    at_work = asyncio.create_task(few.run(lambda: go_on.wait(PATIENCE_S), NEVER))
     await asyncio.sleep(0)
 
     with pytest.raises(DeadlineExceeded):
@@ -54,7 +55,7 @@ async def test_whoever_waits_for_a_thread_is_told_when_his_time_is_over(pool: Cp
 async def test_one_who_leaves_while_he_waits_takes_nobodys_place(pool: CpuPool) -> None:
     go_on = threading.Event()
     few = _FewThreads(pool, SystemClock())
-    at_work = asyncio.create_task(few.run(lambda: go_on.wait(10), NEVER))
+    at_work = asyncio.create_task(few.run(lambda: go_on.wait(PATIENCE_S), NEVER))
     leaver = asyncio.create_task(few.run(lambda: None, NEVER))
     await asyncio.sleep(0)
     leaver.cancel()
@@ -69,7 +70,7 @@ async def test_more_scans_than_may_wait_are_shed(pool: CpuPool, monkeypatch: pyt
     monkeypatch.setattr(scans, "_MOST_WAITING", 1)
     go_on = threading.Event()
     few = _FewThreads(pool, SystemClock())
-    at_work = [asyncio.create_task(few.run(lambda: go_on.wait(10), NEVER)) for _ in range(2)]
+    at_work = [asyncio.create_task(few.run(lambda: go_on.wait(PATIENCE_S), NEVER)) for _ in range(2)]
     await asyncio.sleep(0)
 
     with pytest.raises(Overloaded, match="1 scans wait"):

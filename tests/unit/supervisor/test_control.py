@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from isocenter.supervisor.control import Control, make_pair, receive
+from patience import PATIENCE_S
 
 pytestmark = pytest.mark.may_block  # the other end is read as a process does before it has a loop
 
@@ -63,7 +64,7 @@ async def test_nothing_is_lost_and_nothing_waits_while_the_other_end_is_slow() -
         line.control.say("take", [write], number=number)
     os.close(write)
     flows = [line.control.flows]
-    line.theirs.settimeout(10)
+    line.theirs.settimeout(PATIENCE_S)
     for number in range(2000):
         await turns(2)
         found = receive(line.theirs)

@@ -23,6 +23,7 @@ from isocenter.imaging.codecs.released import check_seg
 from isocenter.imaging.codecs.volume_files import Pick, Scan, read_scan
 from isocenter.imaging.geometry import Geometry
 from isocenter.imaging.limits import VolumeLimits
+from patience import PATIENCE_S
 
 highdicom: Any = pytest.importorskip("highdicom")
 
@@ -312,7 +313,9 @@ def test_dciodvfy_finds_nothing(directions: Sequence[float], empty: bool, tmp_pa
 def complaints(data: bytes, folder: Path) -> list[str]:
     """What dciodvfy complains of, but for what a DICOMDIR would need and the series itself does not say."""
     (folder / "seg.dcm").write_bytes(data)
-    done = subprocess.run(["dciodvfy", folder / "seg.dcm"], capture_output=True, text=True, check=False, timeout=20)
+    done = subprocess.run(
+        ["dciodvfy", folder / "seg.dcm"], capture_output=True, text=True, check=False, timeout=PATIENCE_S
+    )
     lines = (done.stdout + done.stderr).splitlines()
     assert "Segmentation" in lines
     return [line for line in lines if line.startswith(("Error", "Warning")) and "DICOMDIR" not in line]

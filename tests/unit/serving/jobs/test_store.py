@@ -423,7 +423,9 @@ MOVES: dict[str, Callable[[JobStore, str], object]] = {
 }
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15, suppress_health_check=[*settings().suppress_health_check, HealthCheck.function_scoped_fixture]
+)
 @given(moves=st.lists(st.tuples(st.sampled_from(sorted(MOVES)), st.integers(0, 2)), max_size=10))
 def test_no_sequence_of_calls_leaves_the_table_of_states(
     tmp_path_factory: pytest.TempPathFactory, moves: list[tuple[str, int]]

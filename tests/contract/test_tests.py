@@ -1,0 +1,31 @@
+"""What the tests themselves keep to."""
+
+import re
+
+import pytest
+from hypothesis import settings
+
+from conftest import ROOT
+
+BOUND = re.compile(r"\btimeout=[1-9]\d{1,2}\b|\.(?:wait|join|timeout)\([1-9]\d{0,2}(?:\.0)?\)")
+"""A bound of seconds or minutes on something that is real, such as a process or a thread."""
+
+
+def test_no_property_is_judged_by_the_clock() -> None:
+    """Hypothesis fails an example that takes longer than 200 ms, unless it is told otherwise."""
+    assert settings().deadline is None
+
+
+def test_what_is_waited_for_has_the_one_patience() -> None:
+    found = [
+        f"{file.relative_to(ROOT)}:{number}: {line.strip()}"
+        for file in sorted((ROOT / "tests").rglob("*.py"))
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        if BOUND.search(line)
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize("line", ["run(command, timeout={})", "process.wait({})", "async with asyncio.timeout({}):"])
+def test_a_bound_of_its_own_is_seen(line: str) -> None:
+    assert BOUND.search(line.format(30))

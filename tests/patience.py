@@ -1,0 +1,5 @@
+"""How long tests wait for what comes."""
+
+PATIENCE_S = 300.0
+"""Ends what hangs, on the slowest machine that runs the tests. Nothing is judged by it: how long things take is for the
+benchmarks."""
