@@ -124,6 +124,13 @@ class CostModel:
             self._own_log[size] += OWN_RATE * step
         self._refresh()
 
+    def begin(self, instance: str, lone_s: float) -> None:
+        """An instance joins, of which nothing is known but what one item took it; a fallback may be far slower."""
+        if instance in self._speed_log:
+            return
+        self._speed_log[instance] = _log(lone_s) - (_log(self.service_s(1)) - self._mean_speed_log)
+        self._refresh()
+
     def forget(self, instance: str) -> None:
         """An instance is gone; its speed no longer counts."""
         self._runs.pop(instance, None)

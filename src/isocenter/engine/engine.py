@@ -26,7 +26,6 @@ from isocenter.engine.lifecycle import Lifecycle, State
 from isocenter.engine.protocol import Engine as Engine
 from isocenter.engine.protocol import Reservation as Reservation
 from isocenter.engine.queue import Answerable, Entry, RequestQueue
-from isocenter.engine.running import Runner
 from isocenter.engine.scheduler import Scheduler
 from isocenter.engine.warm_up import measured_s
 from isocenter.runtimes.base import Session
@@ -96,6 +95,7 @@ class InlineEngine:
             standing_in=standing_in,
             missing=missing,
             dismiss=lambda runner: self._scheduler.dismiss(runner),
+            hung_after_s=lambda: self._scheduler.hung_after_s(1),
         )
         self.inputs = self._group.inputs
         self.outputs = self._group.outputs
@@ -373,9 +373,11 @@ class InlineEngine:
             retry_after_s=1.0,
         )
 
-    def _back(self, runner: Runner) -> None:
+    def _back(self, instance: Instance) -> None:
         self._nobody = False
-        self._scheduler.join(runner)
+        if self._scheduler.cost is not None and instance.lone_s is not None:
+            self._scheduler.cost.begin(instance.name, instance.lone_s)
+        self._scheduler.join(instance)
         if self._life.state is State.RECOVERING:
             self._life.to(State.READY)
 

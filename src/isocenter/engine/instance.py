@@ -62,6 +62,8 @@ class Instance:
         self._jobs: SimpleQueue[tuple[Sequence[Tensors], Done] | None] = SimpleQueue()
         self._ended: asyncio.Future[bool] | None = None
         self._stopping = False
+        self.lone_s: float | None = None
+        """What a run of one item took when it was examined last."""
 
     def start(self) -> None:
         """Start the thread. Outcomes arrive on the loop that runs now."""

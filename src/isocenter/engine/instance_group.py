@@ -22,8 +22,8 @@ OpenSession: TypeAlias = Callable[[], Session]
 
 # Seconds before the first and at most before any further attempt to open a session again.
 REOPEN_FIRST_S, REOPEN_MOST_S = 0.1, 30.0
-# An examination that takes so long has been failed.
-EXAMINATION_S = 10.0
+# An examination that takes so long has been failed, unless the model's runs are known to take longer.
+EXAMINATION_LEAST_S = 10.0
 # How often a fallback that is no longer needed is looked at until it is idle.
 RETIRE_S = 0.05
 
@@ -48,16 +48,19 @@ class InstanceGroup:
         on_back: Callable[[Instance], None] = lambda _: None,
         on_nobody: Callable[[], None] = lambda: None,
         dismiss: Callable[[Runner], bool] = lambda _: True,
+        hung_after_s: Callable[[], float] = lambda: 0.0,
         standing_in: Session | None = None,
         missing: int = 0,
     ) -> None:
-        """`standing_in` is the fallback's session, where `missing` of the model's own could not be opened yet."""
+        """`standing_in` is the fallback's session, where `missing` of the model's own could not be opened yet. A lone
+        run that takes longer than `hung_after_s` does not come back."""
         self._model, self._version = model, version
         self._max_batch_size, self._clock, self._observer, self._nice = max_batch_size, clock, observer, nice
         self._open_session, self._open_fallback = open_session, open_fallback
         self._fallback = fallback
         self._on_lost, self._on_back, self._dismiss = on_lost, on_back, dismiss
         self._on_nobody = on_nobody
+        self._hung_after_s = hung_after_s
         self._made = 0
         self._missing = missing
         self.instances = [self._instance(session) for session in sessions]
@@ -202,7 +205,8 @@ class InstanceGroup:
             return None
         instance = self._instance(session, fallback=fallback)
         instance.start()
-        if await self._passes(instance):
+        # Twice: the first run of a session may be far slower than any later one, and what it takes is believed.
+        if await self._passes(instance) and await self._passes(instance):
             return instance
         instance.abandon()
         return None
@@ -211,7 +215,8 @@ class InstanceGroup:
         if self.probe is None:
             return True
         examination = asyncio.ensure_future(instance.run([self.probe]))
-        alarm = self._clock.call_at(self._clock.now_s() + EXAMINATION_S, examination.cancel)
+        most_s = max(EXAMINATION_LEAST_S, self._hung_after_s())
+        alarm = self._clock.call_at(self._clock.now_s() + most_s, examination.cancel)
         try:
             outcome = await examination
         except asyncio.CancelledError:
@@ -223,7 +228,10 @@ class InstanceGroup:
             return False
         finally:
             alarm.cancel()
-        return isinstance(outcome, Ran) and not any(isinstance(answer, IsocenterError) for answer in outcome.answers)
+        if not isinstance(outcome, Ran) or any(isinstance(answer, IsocenterError) for answer in outcome.answers):
+            return False
+        instance.lone_s = outcome.service_s
+        return True
 
     def _instance(self, session: Session, *, fallback: str = "") -> Instance:
         if not self._made:

@@ -172,7 +172,13 @@ class Scheduler:
         if instance not in self._idle:
             return False
         self._idle.remove(instance)
+        if self.cost is not None:
+            self.cost.forget(instance.name)
         return True
+
+    def hung_after_s(self, items: int) -> float:
+        """After how many seconds a run of so many items is taken for one that does not come back."""
+        return max(HUNG_LEAST_S, HUNG_TIMES * self.cost.promise_s(items) if self.cost is not None else 0.0)
 
     def wake(self) -> None:
         """Look again. Any number of calls before it looks are one."""
@@ -303,8 +309,7 @@ class Scheduler:
                 running.piece, running.started_at_s, running.suspected = piece, now_s, False
                 if self.cost is not None:
                     running.ends_at_s = now_s + self.cost.service_s(len(piece))
-                    limit_s = max(HUNG_LEAST_S, HUNG_TIMES * self.cost.promise_s(len(piece)))
-                    running.hung_at_s = now_s + limit_s
+                    running.hung_at_s = now_s + self.hung_after_s(len(piece))
                 oldest_s = now_s - min([entry.enqueued_at_s for entry in piece])
                 self._observe(BatchStarted(self._model, self._version, len(piece), oldest_s, callers(piece)))
                 instance.submit([entry.request.item for entry in piece], self._came_back)

@@ -71,6 +71,18 @@ def test_instances_have_their_own_speed_and_one_that_is_gone_no_longer_counts() 
     assert cost.service_s(4) == pytest.approx(0.014, rel=0.1)
 
 
+def test_one_that_joins_counts_with_what_a_lone_item_took_it_until_it_has_run() -> None:
+    cost = CostModel(LINEAR)
+    cost.begin("slow", 1.0)
+    assert cost.service_s(1) == pytest.approx(1.0)
+    assert cost.service_s(8) == pytest.approx(8.0)
+    cost.observe(1, 1.0, instance="slow")
+    cost.begin("slow", 9.0)  # its runs are known by now
+    assert cost.service_s(1) == pytest.approx(1.0)
+    cost.forget("slow")
+    assert cost.service_s(1) == pytest.approx(LINEAR[1])
+
+
 def test_promises_hold_for_nearly_all_runs() -> None:
     chance = random.Random(5)
     cost = CostModel(PAYING)

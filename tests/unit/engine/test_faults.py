@@ -1,15 +1,10 @@
 """What may break, and what then happens to everybody else."""
 
 import asyncio
-import math
-import threading
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
 
 import pytest
 
 from fault_table import Fault
-from isocenter.core.clock import ManualClock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import (
     DeadlineExceeded,
@@ -21,134 +16,12 @@ from isocenter.core.errors import (
     RunHung,
     RuntimeFault,
 )
-from isocenter.core.events import InstanceChanged, RecordingObserver, StateChanged
 from isocenter.core.request import Request, Result
-from isocenter.core.tensor import Tensors
-from isocenter.engine.batch_policy import BatchRules
-from isocenter.engine.engine import InlineEngine
 from isocenter.engine.instance_group import REOPEN_FIRST_S
 from isocenter.engine.lifecycle import State
 from isocenter.engine.scheduler import HUNG_GRACE_S, HUNG_LEAST_S, SICK_AFTER
-from isocenter.runtimes.synthetic import INPUT, OUTPUT, SyntheticSession, checksum, item
-
-PROBE = 7.0
-
-
-class Patient(SyntheticSession):
-    """A session whose health is in the hands of a test."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.raises = False
-        self.hangs = False
-        self.no_memory_above: int | None = None
-        self.nan = False
-        self.woken = threading.Event()
-
-    def run(self, batch: Tensors) -> Tensors:
-        size = len(batch[INPUT])
-        if self.hangs:
-            self.woken.wait(30.0)
-        if self.raises:
-            raise ValueError("not today")
-        if self.no_memory_above is not None and size > self.no_memory_above:
-            raise MemoryError
-        found = super().run(batch)
-        if self.nan:
-            found[OUTPUT][:] = math.nan
-        return found
-
-
-class Ward:
-    """An engine of patients, and who is opened when one of them is given up."""
-
-    def __init__(self, *, instances: int = 1, max_batch_size: int = 4) -> None:
-        self.clock = ManualClock(100.0)
-        self.observer = RecordingObserver()
-        self.patients = [Patient() for _ in range(instances)]
-        self.opened: list[Patient] = []
-        self.next_patient: Callable[[], Patient] = Patient
-        self.stand_ins: list[Patient] = []
-        self.freed = 0
-        self.engine = InlineEngine(
-            model="demo",
-            version=1,
-            sessions=self.patients,
-            rules=BatchRules(max_batch_size=max_batch_size, max_queue_delay_s=0.0),
-            max_queue_size=100,
-            clock=self.clock,
-            observer=self.observer,
-            open_session=self._open,
-            open_fallback=self._open_fallback,
-            fallback="fp32 on cpu",
-            free=self._free,
-        )
-
-    def _open(self) -> Patient:
-        self.opened.append(self.next_patient())
-        return self.opened[-1]
-
-    def _open_fallback(self) -> Patient:
-        self.stand_ins.append(Patient())
-        return self.stand_ins[-1]
-
-    def _free(self) -> None:
-        self.freed += 1
-
-    def ask(self, marker: float, timeout_s: float = math.inf) -> asyncio.Task[Result]:
-        request = Request(str(marker), item(marker), Deadline(self.clock.now_s() + timeout_s))
-        return asyncio.create_task(self.engine.infer(request))
-
-    async def outcome(self, marker: float, timeout_s: float = math.inf) -> Result | IsocenterError:
-        try:
-            return await self.ask(marker, timeout_s)
-        except IsocenterError as error:
-            return error
-
-    async def until(self, fact: Callable[[], bool]) -> None:
-        while not fact():  # noqa: ASYNC110 - threads report to this loop
-            await asyncio.sleep(0)
-
-    async def turn(self, seconds: float) -> None:
-        for _ in range(20):
-            await asyncio.sleep(0)
-        self.clock.advance(seconds)
-        for _ in range(20):
-            await asyncio.sleep(0)
-
-    def count(self, found: Sequence[Result | IsocenterError]) -> dict[str, int]:
-        """Of callers who asked with 0.0, 1.0 … in turn: how many were answered, answered wrongly, told why not."""
-        results = [(n, each) for n, each in enumerate(found) if isinstance(each, Result)]
-        wrong = sum(not answered(each, n) for n, each in results)
-        told = sum(isinstance(each, IsocenterError) for each in found)
-        return {"asked": len(found), "answered": len(results) - wrong, "wrong": wrong, "told": told}
-
-    def said(self) -> list[str]:
-        return [event.what for event in self.observer.events if isinstance(event, InstanceChanged)]
-
-    def states(self) -> list[str]:
-        return [event.state for event in self.observer.events if isinstance(event, StateChanged)]
-
-
-@asynccontextmanager
-async def ward(*, instances: int = 1, max_batch_size: int = 4) -> AsyncIterator[Ward]:
-    made = Ward(instances=instances, max_batch_size=max_batch_size)
-    await made.engine.start()
-    sizes = [size for size in (1, 2, 4) if size <= max_batch_size]
-    await made.engine.warm_up(sizes, item(PROBE), repeats=1)
-    made.engine.open()
-    try:
-        yield made
-    finally:
-        for patient in (*made.patients, *made.opened, *made.stand_ins):
-            patient.hangs = False
-            patient.woken.set()
-        await made.engine.drain(0.0)
-        await made.engine.stop()
-
-
-def answered(found: object, marker: float) -> bool:
-    return isinstance(found, Result) and float(found.outputs[OUTPUT]) == checksum(item(marker)[INPUT])
+from isocenter.runtimes.synthetic import item
+from unit.engine.ward import Patient, answered, unwell, ward
 
 
 async def test_bad_items_in_a_row_do_not_cost_a_healthy_instance_its_place() -> None:
@@ -238,7 +111,7 @@ async def test_who_waits_behind_a_hung_run_is_answered_by_the_next_instance() ->
 
 async def test_with_no_instance_left_the_engine_is_not_ready_and_ready_again_when_one_is_opened() -> None:
     async with ward() as w:
-        w.next_patient = _unwell
+        w.next_patient = unwell
         w.engine._group._open_fallback = None
         w.patients[0].raises = True
         for n in range(SICK_AFTER):
@@ -258,7 +131,7 @@ async def test_with_no_instance_left_the_engine_is_not_ready_and_ready_again_whe
 @pytest.mark.fault
 async def test_the_fallback_answers_labelled_until_the_models_own_runtime_is_back(fault: Fault) -> None:
     async with ward() as w:
-        w.next_patient = _unwell
+        w.next_patient = unwell
         w.patients[0].raises = True
         found_all = [await w.outcome(float(n)) for n in range(SICK_AFTER)]
         assert all(isinstance(each, RuntimeFault) for each in found_all)
@@ -379,12 +252,6 @@ async def test_who_reserved_and_comes_too_late_is_told_at_the_door() -> None:
         with pytest.raises(DeadlineExceeded):
             await w.engine.infer(Request("a", item(1.0), deadline), place)
         assert w.engine.backlog.total == 0
-
-
-def _unwell() -> Patient:
-    patient = Patient()
-    patient.raises = True
-    return patient
 
 
 def _outcome(task: asyncio.Task[Result]) -> Result | IsocenterError:

@@ -6,6 +6,7 @@ import threading
 from isocenter.core.clock import ManualClock
 from isocenter.engine.instance import Instance
 from isocenter.runtimes.synthetic import SyntheticSession
+from patience import PATIENCE_S
 
 
 async def test_to_stop_lasts_until_the_thread_is_gone() -> None:
@@ -18,7 +19,7 @@ async def test_to_stop_lasts_until_the_thread_is_gone() -> None:
 
         def _work(self) -> None:
             super()._work()
-            let_go.wait(10.0)
+            let_go.wait(PATIENCE_S)
 
     instance = Lingering(SyntheticSession(), name="lingers", max_batch_size=1, clock=ManualClock())
     instance.start()

@@ -1,0 +1,56 @@
+"""Sessions that are slow, and not sick: a large network, a fallback on another device."""
+
+import pytest
+
+from isocenter.core.errors import RuntimeFault
+from isocenter.engine.instance_group import EXAMINATION_LEAST_S, REOPEN_FIRST_S
+from isocenter.engine.scheduler import HUNG_GRACE_S, HUNG_LEAST_S, SICK_AFTER
+from unit.engine.ward import Patient, Ward, answered, unwell, ward
+
+QUICK_S = 0.25
+SLOW_S = HUNG_LEAST_S + HUNG_GRACE_S + QUICK_S * 2
+
+
+async def fail(w: Ward) -> None:
+    """What the model runs in breaks; its fallback answers."""
+    w.next_patient = unwell
+    w.patients[0].raises = True
+    failing = [w.ask(float(n)) for n in range(SICK_AFTER)]
+    for task in failing:
+        with pytest.raises(RuntimeFault):
+            await task
+    await w.until(lambda: "fallback" in w.said())
+
+
+async def test_a_fallback_that_is_far_slower_is_not_taken_for_hung() -> None:
+    async with ward(takes_s=QUICK_S / 10, max_batch_size=1) as w:
+        w.next_stand_in = lambda: Patient(SLOW_S)
+        await fail(w)
+        found = await w.ask(9.0)
+        assert found.fallback
+        assert answered(found, 9.0)
+        assert "hung" not in w.said()
+
+
+async def test_the_time_of_a_fallback_is_known_before_its_first_request_and_forgotten_after_its_last() -> None:
+    async with ward(takes_s=QUICK_S, max_batch_size=1) as w:
+        w.next_stand_in = lambda: Patient(SLOW_S)
+        await fail(w)
+        assert w.engine.service_s[1] == pytest.approx(SLOW_S)
+        w.next_patient = lambda: Patient(QUICK_S)
+        w.patients[0].raises = False
+        await w.turn(REOPEN_FIRST_S)
+        await w.until(lambda: "retired" in w.said())
+        assert w.engine.service_s[1] == pytest.approx(QUICK_S)
+
+
+async def test_an_examination_may_take_as_long_as_the_runs_of_a_large_network() -> None:
+    async with ward(takes_s=EXAMINATION_LEAST_S * 1.5, max_batch_size=1) as w:
+        w.patients[0].raises = True
+        for failing in [w.ask(float(n)) for n in range(SICK_AFTER)]:
+            with pytest.raises(RuntimeFault):
+                await failing
+        w.patients[0].raises = False
+        await w.until(lambda: {"recovered", "broken"} & {*w.said()} != set())
+        assert w.said() == ["suspected", "recovered"]
+        assert answered(await w.ask(9.0), 9.0)
