@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +20,8 @@ from isocenter.app import Composition, open_service
 from isocenter.core.errors import SetupError
 from isocenter.imaging.phantoms import brain_slice
 from isocenter.settings import load_settings
+from model_folders import write_model
+from patience import PATIENT
 
 SEED = 3_000_000
 LABELS = {"Glioma", "Meningioma", "Pituitary", "No Tumor"}
@@ -133,6 +136,12 @@ async def test_a_limit_below_the_golden_image_stops_the_start() -> None:
             pass
 
 
+async def test_a_machine_that_is_too_slow_at_the_start_for_a_models_own_timeout_starts(tmp_path: Path) -> None:
+    write_model(tmp_path, slo={"timeout_ms": 0.01})
+    async with open_service(load_settings(models=tmp_path)) as service:
+        assert service.health.ready()
+
+
 async def test_a_request_id_is_echoed(client: httpx.AsyncClient) -> None:
     answer = await client.post("/predict", content=PNG, headers={"x-request-id": "scan-7"})
 
@@ -216,7 +225,8 @@ async def test_callers_who_share_batches_get_their_own_answers(client: httpx.Asy
     images = [encoded(brain_slice(SEED + n).pixels) for n in range(24)]
     alone = [(await client.post("/predict", content=image)).json()["probabilities"] for image in images]
 
-    together = await asyncio.gather(*(client.post("/predict", content=image) for image in images * 3))
+    asked = (client.post("/predict", content=image, headers=PATIENT) for image in images * 3)
+    together = await asyncio.gather(*asked)
 
     for lone, answer in zip(alone * 3, together, strict=True):
         assert answer.json()["probabilities"] == pytest.approx(lone, abs=1e-5)

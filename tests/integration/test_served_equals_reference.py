@@ -21,7 +21,7 @@ from isocenter.imaging.phantoms import brain_slice
 from isocenter.imaging.transforms import reference
 from isocenter.repository.layout import find
 from isocenter.settings import load_settings
-from patience import PATIENCE_S
+from patience import PATIENCE_S, PATIENT
 
 TOLERANCE = 1e-5
 COUNT = 200
@@ -114,7 +114,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def served(client: httpx.AsyncClient, data: bytes) -> dict[str, float]:
-    answer = await client.post("/predict", content=data)
+    answer = await client.post("/predict", content=data, headers=PATIENT)
     assert answer.status_code == 200, answer.text
     probabilities: dict[str, float] = answer.json()["probabilities"]
     return probabilities

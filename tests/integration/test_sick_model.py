@@ -11,10 +11,10 @@ from isocenter.core.errors import DeadlineExceeded, IsocenterError, NotReady, Ov
 from isocenter.serving.predict import Prediction
 from isocenter.settings import load_settings
 from model_folders import png, runtime_part, write_model
+from patience import PATIENCE_S
 
 pytestmark = pytest.mark.may_block
 
-GIVE_UP_S = 60.0
 # What callers may be told until a broken instance has been seen through.
 HONEST = (RuntimeFault, NotReady, Overloaded, DeadlineExceeded)
 IMAGE = png()
@@ -30,7 +30,7 @@ async def asked(service: Composition) -> Prediction | IsocenterError:
 
 async def until(service: Composition, *, fallback: bool) -> list[IsocenterError]:
     """Ask until an answer comes from the one or the other; what went wrong before."""
-    gives_up_s = time.monotonic() + GIVE_UP_S
+    gives_up_s = time.monotonic() + PATIENCE_S
     wrong: list[IsocenterError] = []
     while time.monotonic() < gives_up_s:
         found = await asked(service)
@@ -39,14 +39,14 @@ async def until(service: Composition, *, fallback: bool) -> list[IsocenterError]
             await asyncio.sleep(0.01)
         elif bool(found.fallback) is fallback:
             return wrong
-    raise AssertionError(f"nothing of the kind in {GIVE_UP_S} s; errors: {[error.code for error in wrong[-5:]]}")
+    raise AssertionError(f"nothing of the kind in {PATIENCE_S} s; errors: {[error.code for error in wrong[-5:]]}")
 
 
 def sick_model(models: Path, *, fallback: bool) -> Path:
     """A model that is sick while the file that is returned is there."""
     part = runtime_part(b"spare", file="spare.bin") if fallback else None
-    # Who is in the queue when the last instance is lost waits for the next one, until his deadline.
-    slo = {"timeout_ms": 500.0}
+    # Who is in the queue when the last instance is lost waits for the next one: the fallback, or his deadline.
+    slo = {"timeout_ms": 1e3 * PATIENCE_S if fallback else 500.0}
     folder = write_model(models, runtime=runtime_part(fails_while="sick"), fallback=part, slo=slo).path
     (folder / "spare.bin").write_bytes(b"spare")
     return folder / "sick"

@@ -64,6 +64,12 @@ class CostModel:
         """Seconds that a run of so many items will rarely exceed."""
         return self.service_s(items) * self.spread
 
+    def factor(self, instance: str) -> float:
+        """How many times as long runs take on an instance as `service_s` says, which speaks of all of them."""
+        if len(self._speed_log) < 2:
+            return 1.0
+        return math.exp(self._speed_log.get(instance, self._mean_speed_log) - self._mean_speed_log)
+
     def efficient_size(self, allowed: tuple[int, ...], *, within_s: float = math.inf) -> int:
         """The smallest allowed size whose items cost hardly more than the cheapest, of those that run in time.
 

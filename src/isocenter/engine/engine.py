@@ -95,6 +95,7 @@ class InlineEngine:
             standing_in=standing_in,
             missing=missing,
             dismiss=lambda runner: self._scheduler.dismiss(runner),
+            keep=lambda runner: self._scheduler.keep(runner),
             hung_after_s=lambda: self._scheduler.hung_after_s(1),
         )
         self.inputs = self._group.inputs

@@ -24,7 +24,7 @@ OpenSession: TypeAlias = Callable[[], Session]
 REOPEN_FIRST_S, REOPEN_MOST_S = 0.1, 30.0
 # An examination that takes so long has been failed, unless the model's runs are known to take longer.
 EXAMINATION_LEAST_S = 10.0
-# How often a fallback that is no longer needed is looked at until it is idle.
+# How often a fallback that is no longer needed is looked at until it has finished what it is at.
 RETIRE_S = 0.05
 
 
@@ -48,6 +48,7 @@ class InstanceGroup:
         on_back: Callable[[Instance], None] = lambda _: None,
         on_nobody: Callable[[], None] = lambda: None,
         dismiss: Callable[[Runner], bool] = lambda _: True,
+        keep: Callable[[Runner], None] = lambda _: None,
         hung_after_s: Callable[[], float] = lambda: 0.0,
         standing_in: Session | None = None,
         missing: int = 0,
@@ -58,7 +59,8 @@ class InstanceGroup:
         self._max_batch_size, self._clock, self._observer, self._nice = max_batch_size, clock, observer, nice
         self._open_session, self._open_fallback = open_session, open_fallback
         self._fallback = fallback
-        self._on_lost, self._on_back, self._dismiss = on_lost, on_back, dismiss
+        self._on_lost, self._on_back = on_lost, on_back
+        self._dismiss, self._keep = dismiss, keep
         self._on_nobody = on_nobody
         self._hung_after_s = hung_after_s
         self._made = 0
@@ -149,6 +151,8 @@ class InstanceGroup:
                 self._look_after(self._stand_in_at_once())
             return
         self.instances.remove(instance)
+        if self.standing_in is not None and not self.instances:
+            self._keep(self.standing_in)  # it may be on its way out
         self._on_lost(instance, lost)
         self._look_after(self._replace(lost=lost))
 
@@ -189,7 +193,7 @@ class InstanceGroup:
         self._on_back(instance)
 
     async def _retire_fallback(self) -> None:
-        while (instance := self.standing_in) is not None:
+        while self.instances and (instance := self.standing_in) is not None:
             if self._dismiss(instance):
                 self.standing_in = None
                 self._say("retired")

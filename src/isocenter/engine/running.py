@@ -39,6 +39,8 @@ class Running:
     """As predicted."""
     hung_at_s: float = math.inf
     suspected: bool = False
+    leaving: bool = False
+    """Whether the instance takes nothing after this."""
     earliest_deadline_s: float = -math.inf
 
     def entries(self) -> Iterator[Entry]:

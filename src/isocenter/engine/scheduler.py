@@ -113,19 +113,22 @@ class Scheduler:
     @property
     def working(self) -> int:
         """Instances that take batches, idle or busy."""
-        return len(self._idle) + len(self._running)
+        return len(self._idle) + sum(not running.leaving for running in self._running.values())
 
     def busy(self, now_s: float) -> Busy:
         """What the instances are at; one that is awaited counts as busy until then."""
         if self.awaited_at_s is not None and not self.working:
             return Busy(1, max(0.0, self.awaited_at_s - now_s))
-        all_left_s = 0.0
+        instances, all_left_s = len(self._idle), 0.0
         for running in self._running.values():
+            if running.leaving:
+                continue
+            instances += 1
             left_s = running.ends_at_s - now_s
             # Who is late already will take a while yet; how long is anybody's guess.
             least_s = 0.1 * (running.ends_at_s - running.started_at_s)
             all_left_s += left_s if left_s > least_s else least_s
-        return Busy(len(self._idle) + len(self._running), all_left_s)
+        return Busy(instances, all_left_s)
 
     def _note_running(self) -> None:
         """See when the next of those that run is hung or not waited for any more; to be called when they change."""
@@ -168,17 +171,30 @@ class Scheduler:
         self.wake()
 
     def dismiss(self, instance: Runner) -> bool:
-        """Let an idle instance go; False if it is not idle."""
-        if instance not in self._idle:
+        """Let an instance go; False if it is at something, which it finishes, and nothing after: ask again then."""
+        running = self._running.get(instance)
+        if running is not None:
+            running.leaving = True
             return False
-        self._idle.remove(instance)
+        if instance in self._idle:
+            self._idle.remove(instance)
         if self.cost is not None:
             self.cost.forget(instance.name)
         return True
 
-    def hung_after_s(self, items: int) -> float:
+    def keep(self, instance: Runner) -> None:
+        """One that was dismissed, and has not been let go yet, is needed after all."""
+        running = self._running.get(instance)
+        if running is not None:
+            running.leaving = False
+        elif instance not in self._idle:
+            self.join(instance)
+
+    def hung_after_s(self, items: int, instance: str = "") -> float:
         """After how many seconds a run of so many items is taken for one that does not come back."""
-        return max(HUNG_LEAST_S, HUNG_TIMES * self.cost.promise_s(items) if self.cost is not None else 0.0)
+        if self.cost is None:
+            return HUNG_LEAST_S
+        return max(HUNG_LEAST_S, HUNG_TIMES * self.cost.promise_s(items) * self.cost.factor(instance))
 
     def wake(self) -> None:
         """Look again. Any number of calls before it looks are one."""
@@ -308,8 +324,9 @@ class Scheduler:
             if piece:
                 running.piece, running.started_at_s, running.suspected = piece, now_s, False
                 if self.cost is not None:
-                    running.ends_at_s = now_s + self.cost.service_s(len(piece))
-                    running.hung_at_s = now_s + self.hung_after_s(len(piece))
+                    service_s = self.cost.service_s(len(piece)) * self.cost.factor(instance.name)
+                    running.ends_at_s = now_s + service_s
+                    running.hung_at_s = now_s + self.hung_after_s(len(piece), instance.name)
                 oldest_s = now_s - min([entry.enqueued_at_s for entry in piece])
                 self._observe(BatchStarted(self._model, self._version, len(piece), oldest_s, callers(piece)))
                 instance.submit([entry.request.item for entry in piece], self._came_back)
@@ -340,7 +357,7 @@ class Scheduler:
             del self._running[instance]
             if self._failures.get(instance, 0) >= SICK_AFTER:
                 self._on_sick(instance)
-            else:
+            elif not running.leaving:
                 self._idle.append(instance)
             self.wake()  # before the callers are: the instance shall not wait for what they do next
         self._note_running()

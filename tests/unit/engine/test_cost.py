@@ -83,6 +83,16 @@ def test_one_that_joins_counts_with_what_a_lone_item_took_it_until_it_has_run() 
     assert cost.service_s(1) == pytest.approx(LINEAR[1])
 
 
+def test_what_all_take_is_told_apart_from_what_one_takes() -> None:
+    cost = CostModel(LINEAR)
+    cost.begin("slow", 1.0)
+    assert cost.factor("slow") == 1.0
+    cost.begin("quick", 0.01)
+    for name, lone_s in (("slow", 1.0), ("quick", 0.01)):
+        assert cost.service_s(4) * cost.factor(name) == pytest.approx(4 * lone_s)
+    assert cost.factor("unknown") == 1.0
+
+
 def test_promises_hold_for_nearly_all_runs() -> None:
     chance = random.Random(5)
     cost = CostModel(PAYING)

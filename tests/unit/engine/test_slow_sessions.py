@@ -1,20 +1,22 @@
 """Sessions that are slow, and not sick: a large network, a fallback on another device."""
 
+import asyncio
+
 import pytest
 
 from isocenter.core.errors import RuntimeFault
 from isocenter.engine.instance_group import EXAMINATION_LEAST_S, REOPEN_FIRST_S
-from isocenter.engine.scheduler import HUNG_GRACE_S, HUNG_LEAST_S, SICK_AFTER
+from isocenter.engine.scheduler import HUNG_GRACE_S, HUNG_LEAST_S, HUNG_TIMES, SICK_AFTER
 from unit.engine.ward import Patient, Ward, answered, unwell, ward
 
 QUICK_S = 0.25
 SLOW_S = HUNG_LEAST_S + HUNG_GRACE_S + QUICK_S * 2
 
 
-async def fail(w: Ward) -> None:
+async def fail(w: Ward, session: Patient | None = None) -> None:
     """What the model runs in breaks; its fallback answers."""
     w.next_patient = unwell
-    w.patients[0].raises = True
+    (session or w.patients[0]).raises = True
     failing = [w.ask(float(n)) for n in range(SICK_AFTER)]
     for task in failing:
         with pytest.raises(RuntimeFault):
@@ -54,3 +56,48 @@ async def test_an_examination_may_take_as_long_as_the_runs_of_a_large_network() 
         await w.until(lambda: {"recovered", "broken"} & {*w.said()} != set())
         assert w.said() == ["suspected", "recovered"]
         assert answered(await w.ask(9.0), 9.0)
+
+
+async def test_a_fallback_that_is_no_longer_needed_takes_nothing_more_however_many_wait() -> None:
+    async with ward(takes_s=QUICK_S, max_batch_size=1) as w:
+        w.next_stand_in = lambda: Patient(QUICK_S)
+        await fail(w)
+        w.next_patient = lambda: Patient(QUICK_S)
+        asked = [w.ask(float(n)) for n in range(90)]
+        await w.until(lambda: "rebuilt" in w.said())
+        before = [task for task in asked if task.done()]
+        found = await asyncio.gather(*asked)
+        assert all(answered(each, float(n)) for n, each in enumerate(found))
+        assert len(before) < 60, "the load has to be there when the model's own session comes back"
+        assert sum(bool(each.fallback) for each in found) <= len(before) + 2
+        await w.until(lambda: "retired" in w.said())
+        assert w.engine.instances == 1
+
+
+async def test_a_fallback_on_its_way_out_stays_if_the_models_own_session_is_lost_again() -> None:
+    async with ward(takes_s=QUICK_S, max_batch_size=1) as w:
+        w.next_stand_in = lambda: Patient(SLOW_S)
+        await fail(w)
+        w.stand_ins[0].hangs = True
+        slow = w.ask(8.0)
+        await w.until(lambda: w.engine.queued == 0)
+        w.next_patient = lambda: Patient(QUICK_S)
+        await w.turn(REOPEN_FIRST_S)
+        await w.until(lambda: "rebuilt" in w.said())
+        await fail(w, session=w.opened[-1])
+        await w.until(lambda: w.said().count("broken") == 2)
+        w.stand_ins[0].hangs = False
+        w.stand_ins[0].woken.set()
+        assert answered(await slow, 8.0)
+        found = await w.ask(9.0)
+        assert found.fallback
+        assert len(w.stand_ins) == 1
+
+
+async def test_a_run_is_held_against_what_its_own_instance_takes() -> None:
+    async with ward(takes_s=QUICK_S) as w:
+        scheduler = w.engine._scheduler
+        assert scheduler.cost is not None
+        scheduler.cost.begin("quick", QUICK_S)
+        scheduler.cost.begin("slow", 100 * QUICK_S)
+        assert scheduler.hung_after_s(1, "slow") > HUNG_TIMES * 100 * QUICK_S

@@ -12,6 +12,8 @@ from isocenter.repository.load import ServedModel
 
 _TIMES: Final = 8
 _BUSY: Final = (429, 503, 504)
+# Not the model's own timeout: nobody waits, and a machine that is busy at this moment is no reason not to start.
+_TIMEOUT_MS: Final = 600_000
 
 
 async def rehearse(http: ASGIApp, model: ServedModel, *, strict: bool = True) -> None:
@@ -49,7 +51,10 @@ async def _ask(http: ASGIApp, model: ServedModel, image: bytes) -> int:
         "raw_path": b"/predict",
         "root_path": "",
         "query_string": f"model={model.name}&version={model.version}".encode(),
-        "headers": [(b"content-type", f"multipart/form-data; boundary={boundary}".encode())],
+        "headers": [
+            (b"content-type", f"multipart/form-data; boundary={boundary}".encode()),
+            (b"x-timeout-ms", b"%d" % _TIMEOUT_MS),
+        ],
         "client": None,
         "server": None,
     }

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
-from isocenter.core.clock import SystemClock
+from isocenter.core.clock import Clock, SystemClock
 from isocenter.core.deadline import Deadline
 from isocenter.core.events import Event, RecordingObserver
 from isocenter.core.request import Request, Result
@@ -39,7 +39,9 @@ class Pair:
         answer: Callable[[str, Any], Awaitable[tuple[Any, bytes]]] = nothing_known,
         gated: bool = False,
         max_queue_size: int = 5000,
+        clock: Clock | None = None,
     ) -> None:
+        self.clock = clock or SystemClock()
         self.gate = Gate()
         self.session = session or SyntheticSession(shape=SHAPE, gate=self.gate if gated else None)
         self.counted = RecordingObserver()
@@ -51,7 +53,7 @@ class Pair:
             sessions=[self.session],
             rules=BatchRules(max_batch_size=4, max_queue_delay_s=0.0),
             max_queue_size=max_queue_size,
-            clock=SystemClock(),
+            clock=self.clock,
             observer=self,
         )
         self._answer = answer
@@ -67,9 +69,7 @@ class Pair:
         self.host = self.make_host()
         self.arena = Arena(self._arena_fd, self.arena_bytes)
         self.board = Board(self._board_fd, 1)
-        self.link = EngineLink(
-            0, arena=self.arena, board=self.board, clock=SystemClock(), on_models=self.announced.append
-        )
+        self.link = EngineLink(0, arena=self.arena, board=self.board, clock=self.clock, on_models=self.announced.append)
         await self.connect()
         return self
 
@@ -83,7 +83,7 @@ class Pair:
         """A new host for the engine, as after a restart."""
         host = EngineHost(
             board=Board(self._board_fd, 1),
-            clock=SystemClock(),
+            clock=self.clock,
             observer=self.counted,
             answer=self._answer,
             logger=logging.getLogger("test"),
@@ -123,7 +123,7 @@ class Pair:
 
     def ask(self, marker: float, *, timeout_s: float = 60.0, shape: tuple[int, ...] = SHAPE) -> asyncio.Task[Result]:
         """A caller of its own for one item."""
-        deadline = Deadline.after(timeout_s, now_s=SystemClock().now_s())
+        deadline = Deadline.after(timeout_s, now_s=self.clock.now_s())
         return asyncio.create_task(self.remote.infer(Request(str(marker), item(marker, shape), deadline)))
 
     async def at_gate(self, runs: int = 1) -> None:

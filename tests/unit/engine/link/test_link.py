@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from isocenter.core.clock import SystemClock
+from isocenter.core.clock import ManualClock, SystemClock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import (
     DeadlineExceeded,
@@ -95,15 +95,19 @@ async def test_errors_of_the_engine_are_those_of_the_caller() -> None:
 
 
 async def test_a_deadline_that_passes_in_the_engine_is_told_by_the_engine() -> None:
-    async with Pair(gated=True) as pair:
+    clock = ManualClock()
+    async with Pair(gated=True, clock=clock) as pair:
         first = pair.ask(1.0)
         await pair.at_gate()
+        second = pair.ask(2.0, timeout_s=0.02)
+        await until(lambda: pair.engine.queued == 1)
+        clock.advance(0.03)
         with pytest.raises(DeadlineExceeded) as late:
-            await pair.ask(2.0, timeout_s=0.02)
+            await second
         assert late.value.details["where"] == "queue"
         pair.gate.open()
         await first
-        del first, late
+        del first, second, late
         await given_back(pair)
 
 
