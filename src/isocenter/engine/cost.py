@@ -66,8 +66,6 @@ class CostModel:
 
     def factor(self, instance: str) -> float:
         """How many times as long runs take on an instance as `service_s` says, which speaks of all of them."""
-        if len(self._speed_log) < 2:
-            return 1.0
         return math.exp(self._speed_log.get(instance, self._mean_speed_log) - self._mean_speed_log)
 
     def efficient_size(self, allowed: tuple[int, ...], *, within_s: float = math.inf) -> int:
@@ -109,10 +107,7 @@ class CostModel:
         """Learn from one run. Sizes that were not seeded teach the speed only."""
         at = bisect_left(self.sizes, size)
         known = at < len(self.sizes) and self.sizes[at] == size
-        if known:
-            expected_log = self._seed_log[size] + self._own_log[size]
-        else:
-            expected_log = _log(self.service_s(size)) - self._mean_speed_log
+        expected_log = self._seed_log[size] + self._own_log[size] if known else self._expected_log(size)
         found_log = _log(service_s) - expected_log
         runs = self._runs.setdefault(instance, deque(maxlen=SPEED_RUNS))
         runs.append(found_log)
@@ -134,7 +129,7 @@ class CostModel:
         """An instance joins, of which nothing is known but what one item took it; a fallback may be far slower."""
         if instance in self._speed_log:
             return
-        self._speed_log[instance] = _log(lone_s) - (_log(self.service_s(1)) - self._mean_speed_log)
+        self._speed_log[instance] = _log(lone_s) - self._expected_log(1)
         self._refresh()
 
     def forget(self, instance: str) -> None:
@@ -142,6 +137,10 @@ class CostModel:
         self._runs.pop(instance, None)
         self._speed_log.pop(instance, None)
         self._refresh()
+
+    def _expected_log(self, size: int) -> float:
+        """What a run of any size takes at the speed of the warm-up."""
+        return _log(self.service_s(size)) - self._mean_speed_log
 
     def _follow_spread(self, surprise_log: float) -> None:
         up = surprise_log > self._spread_log

@@ -80,6 +80,7 @@ class Scheduler:
         self._queue = queue
         self._idle: list[Runner] = list(instances)
         self._running: dict[Runner, Running] = {}
+        self._left: list[Runner] = []
         self._failures: dict[Runner, int] = {}
         self._varying = tuple(spec for spec in inputs if -1 in spec.shape)
         self._clock = clock
@@ -171,23 +172,28 @@ class Scheduler:
         self.wake()
 
     def dismiss(self, instance: Runner) -> bool:
-        """Let an instance go; False if it is at something, which it finishes, and nothing after: ask again then."""
+        """Let an instance go; False if it is at something, which it finishes, and nothing after: ask again then.
+
+        One that is examined is in nobody's hands until it has passed, or is given up.
+        """
         running = self._running.get(instance)
         if running is not None:
             running.leaving = True
-            return False
-        if instance in self._idle:
-            self._idle.remove(instance)
-        if self.cost is not None:
-            self.cost.forget(instance.name)
-        return True
+        for free in (self._idle, self._left):
+            if instance in free:
+                free.remove(instance)
+                if self.cost is not None:
+                    self.cost.forget(instance.name)
+                return True
+        return False
 
     def keep(self, instance: Runner) -> None:
         """One that was dismissed, and has not been let go yet, is needed after all."""
         running = self._running.get(instance)
         if running is not None:
             running.leaving = False
-        elif instance not in self._idle:
+        elif instance in self._left:
+            self._left.remove(instance)
             self.join(instance)
 
     def hung_after_s(self, items: int, instance: str = "") -> float:
@@ -324,8 +330,7 @@ class Scheduler:
             if piece:
                 running.piece, running.started_at_s, running.suspected = piece, now_s, False
                 if self.cost is not None:
-                    service_s = self.cost.service_s(len(piece)) * self.cost.factor(instance.name)
-                    running.ends_at_s = now_s + service_s
+                    running.ends_at_s = now_s + self.cost.service_s(len(piece)) * self.cost.factor(instance.name)
                     running.hung_at_s = now_s + self.hung_after_s(len(piece), instance.name)
                 oldest_s = now_s - min([entry.enqueued_at_s for entry in piece])
                 self._observe(BatchStarted(self._model, self._version, len(piece), oldest_s, callers(piece)))
@@ -357,8 +362,8 @@ class Scheduler:
             del self._running[instance]
             if self._failures.get(instance, 0) >= SICK_AFTER:
                 self._on_sick(instance)
-            elif not running.leaving:
-                self._idle.append(instance)
+            else:
+                (self._left if running.leaving else self._idle).append(instance)
             self.wake()  # before the callers are: the instance shall not wait for what they do next
         self._note_running()
         if isinstance(outcome, Ran):

@@ -101,3 +101,27 @@ async def test_a_run_is_held_against_what_its_own_instance_takes() -> None:
         scheduler.cost.begin("quick", QUICK_S)
         scheduler.cost.begin("slow", 100 * QUICK_S)
         assert scheduler.hung_after_s(1, "slow") > HUNG_TIMES * 100 * QUICK_S
+
+
+@pytest.mark.parametrize("lost_again", [False, True])
+async def test_a_fallback_that_is_examined_is_in_nobodys_hands(lost_again: bool) -> None:
+    async with ward(takes_s=QUICK_S, max_batch_size=1) as w:
+        w.next_stand_in = lambda: Patient(QUICK_S)
+        await fail(w)
+        stand_in, scheduler = w.stand_ins[0], w.engine._scheduler
+        stand_in.raises = True
+        for failing in [w.ask(float(n)) for n in range(SICK_AFTER)]:
+            with pytest.raises(RuntimeFault):
+                await failing
+        stand_in.raises, stand_in.hangs = False, True
+        runner = w.engine._group.standing_in
+        assert runner is not None
+        assert scheduler.working == 0
+        assert not scheduler.dismiss(runner)
+        if lost_again:
+            scheduler.keep(runner)
+        assert scheduler.working == 0
+        stand_in.hangs = False
+        stand_in.woken.set()
+        await w.until(lambda: "recovered" in w.said())
+        assert scheduler.working == 1
