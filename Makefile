@@ -2,16 +2,21 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# What is never imported need not be compiled; the rest is at its first import.
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 PORT   ?= 8000
 IMAGES ?= nuclei_dsb2018
 CHECKPOINT ?= nuclei.pt
 HEADS ?=
 BRAIN_CHECKPOINT ?= brain_tumor.pt
 export OPENBLAS_NUM_THREADS := 1
+# Where it is set, each of the hundred processes that the tests start would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+# `make test TEST_MINUTES=70` begins no slow test and none of several parts together after these minutes.
+export TESTS_END_AT := $(if $(TEST_MINUTES),$(shell expr $$(date +%s) + 60 \* $(TEST_MINUTES)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-long test-real faults check format bench bench-peers bench-runtimes bench-users bench-volumes cell-models train-nuclei train-brain docs clean
+.PHONY: help demo serve test test-long test-real faults check check-code check-docs format bench bench-peers bench-runtimes bench-users bench-volumes cell-models train-nuclei train-brain docs clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,7 +27,8 @@ demo: $(VENV)/.core ## Install, serve, classify phantom slices, show the result
 serve: $(VENV)/.core ## Serve models/ at PORT (8000)
 	@$(BIN)/isocenter serve --models models --port $(PORT)
 
-test: check ## Everything that must hold: checks, then fast tests, then slow ones
+test: $(VENV)/.dev ## Everything that must hold: checks, then fast tests, then slow ones
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync check
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" src tests/unit tests/contract tests/integration
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not gpu and not long" tests
 
@@ -38,11 +44,15 @@ test-real: $(VENV)/.dev ## Against real third-party parts, which scripts in test
 	unshare --net $$([ "$$(id -u)" = 0 ] || echo --map-root-user) sh -c 'ip link set lo up && exec "$$@"' sh \
 		$(BIN)/python -m pytest -m real tests/real
 
-check: $(VENV)/.dev ## Format, lint, types, import contracts, docs
+check: check-code check-docs ## Format, lint, types, import contracts, docs
+
+check-code: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+check-docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(VENV)/.dev ## Format the code

@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
-pytest_plugins = ["fault_table"]
+pytest_plugins = ["fault_table", "pytester", "time_left"]
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "tests" / "models"
-"""The classifier alone: most tests need one model, and every server that they start would load all of `models/`."""
+"""The classifier alone, for patient callers: most tests need one model, and every server that they start would load
+all of `models/`."""
 
 
 @pytest.fixture(autouse=True)

@@ -93,13 +93,18 @@ def answering(behaviour: Behaviour) -> Iterator[int]:
 
 
 def outcomes(
-    behaviour: Behaviour, calls: list[Call], folder: Path, monkeypatch: pytest.MonkeyPatch, connections: int = 4
+    behaviour: Behaviour,
+    calls: list[Call],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    connections: int = 4,
+    give_up_s: float = PATIENCE_S,
 ) -> list[tuple[float, float, int, bool]]:
     """The rows of a short loop against such a server."""
     monkeypatch.setattr(time, "sleep", lambda _: None)
     write_requests(folder, [build_request(b"x END", path="/predict")])
     with answering(behaviour) as port:
-        job = {"port": port, "requests": str(folder), "give_up_s": 0.3, "connections": connections}
+        job = {"port": port, "requests": str(folder), "give_up_s": give_up_s, "connections": connections}
         return OpenLoop(job, calls).run()
 
 
@@ -115,7 +120,9 @@ def burst(count: int) -> list[Call]:
 def test_every_call_ends_once_in_what_happened_to_it(
     answer: bytes | None, outcome: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = outcomes(lambda _: answer, burst(12), tmp_path, monkeypatch)
+    give_up_s = 0.3 if answer is None else PATIENCE_S
+
+    rows = outcomes(lambda _: answer, burst(12), tmp_path, monkeypatch, give_up_s=give_up_s)
 
     assert Counter(row[2] for row in rows) == {outcome: 12}
 
@@ -123,7 +130,7 @@ def test_every_call_ends_once_in_what_happened_to_it(
 def test_who_leaves_is_told_from_who_gave_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = [Call(0.0, False, 0.02), Call(0.0, False, None)]
 
-    rows = outcomes(lambda _: None, calls, tmp_path, monkeypatch)
+    rows = outcomes(lambda _: None, calls, tmp_path, monkeypatch, give_up_s=0.3)
 
     assert [row[2] for row in rows] == [LEFT, GAVE_UP]
 

@@ -30,6 +30,8 @@ NEEDS_TORCH = pytest.mark.skipif(
 NEEDS_OPENVINO = pytest.mark.skipif(not installed("openvino"), reason="openvino is not installed")
 SMALL = ("--size", "64x64")
 
+pytestmark = pytest.mark.slow
+
 
 def invoke(*arguments: object) -> tuple[int, str, str]:
     result = RUN.invoke(main.app, ["export", *map(str, arguments)])

@@ -86,6 +86,7 @@ def test_only_models_that_are_named_are_measured() -> None:
         plan_measuring.chosen(folders, [NAME, "lungs"])
 
 
+@pytest.mark.slow
 @LINUX
 def test_what_is_shipped_is_measured_and_planned() -> None:
     code, stdout, _ = invoke("--users", 4, "--memory", "64GiB", "--model", NAME, "--json")
@@ -98,6 +99,7 @@ def test_what_is_shipped_is_measured_and_planned() -> None:
     assert found["total_bytes"] == found["base_bytes"] + found["resident_bytes"] + 4 * model["peak_bytes"]["16"]
 
 
+@pytest.mark.slow
 @LINUX
 def test_what_does_not_fit_is_shown_and_ends_with_1() -> None:
     code, stdout, _ = invoke("--users", 1000, "--memory", "256MiB", "--model", NAME)
@@ -106,6 +108,7 @@ def test_what_does_not_fit_is_shown_and_ends_with_1() -> None:
     assert "has 256 MiB" in stdout
 
 
+@pytest.mark.slow
 @LINUX
 def test_without_an_amount_the_machine_is_taken() -> None:
     _, stdout, _ = invoke("--users", 1, "--model", NAME, "--json")

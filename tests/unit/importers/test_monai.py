@@ -5,6 +5,7 @@ import json
 import pickle
 import zipfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,10 @@ from patience import PATIENCE_S
 
 pytest.importorskip("torch", reason="torch is not installed")
 nibabel = pytest.importorskip("nibabel", reason="nibabel is not installed")
-with bundles.quiet():
-    pytest.importorskip("monai", reason="MONAI is not installed")
+if find_spec("monai") is None:
+    pytest.skip("MONAI is not installed", allow_module_level=True)
 
-pytestmark = pytest.mark.may_block
+pytestmark = [pytest.mark.may_block, pytest.mark.slow]
 
 WITHIN = 1e-4
 

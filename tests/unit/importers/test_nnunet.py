@@ -36,6 +36,7 @@ def results(path: Path, configuration: str = "3d_fullres", *, folds: int = 1, **
     return folders.write(path / "results", *saved, plans=said), made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
 def test_the_network_of_the_plans_has_the_weights_of_the_checkpoint(tmp_path: Path, configuration: str) -> None:
     folder, (network,) = results(tmp_path, configuration, inference_allowed_mirroring_axes=None)
@@ -53,6 +54,7 @@ def test_the_network_of_the_plans_has_the_weights_of_the_checkpoint(tmp_path: Pa
     assert np.abs((found[:, 0] if picture else found) - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
 def test_folds_and_mirrored_windows_are_averaged(tmp_path: Path, configuration: str) -> None:
     folder, networks = results(tmp_path, configuration, folds=2)
@@ -75,6 +77,7 @@ def test_folds_and_mirrored_windows_are_averaged(tmp_path: Path, configuration: 
     assert any("2 folds answer together" in note for note in made.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
 def test_a_volume_is_segmented(tmp_path: Path, configuration: str) -> None:
     folder, _ = results(tmp_path, configuration)

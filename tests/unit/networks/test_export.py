@@ -25,7 +25,7 @@ from isocenter.runtimes.registry import installed, open_runtime  # noqa: E402
 
 FIVE = ("resnet50", "hrnet-w18", "cbam-resunet", "unet2d", "unet3d")
 SHORTER = {"hrnet-w18": {"width": 18, "modules": (1, 1, 1)}}
-"""With every kind of layer and a third of their number, for tests that are not slow."""
+"""With every kind of layer and a third of their number, for tests that are not long."""
 LONG = pytest.mark.long
 LARGER = ("hrnet-w18", "unet2d")
 NEEDS_OPENVINO = pytest.mark.skipif(not installed("openvino"), reason="openvino is not installed")
@@ -94,6 +94,7 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return exported("slice-resnet", tmp_path_factory.mktemp("light"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_every_runtime_answers_as_torch_does_alone_and_in_a_batch(one_of_five: Exported, runtime: str) -> None:
     assert one_of_five.off(runtime, one_of_five.entry.small_shape, 1, 7) <= 2e-4

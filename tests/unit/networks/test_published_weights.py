@@ -113,6 +113,7 @@ def test_counters_of_training_steps_may_be_missing(state: dict[str, Tensor]) -> 
     ResNet50().load_torchvision_state({name: each for name, each in state.items() if "num_batches" not in name})
 
 
+@pytest.mark.slow
 def test_a_monai_basic_unet_answers_here_as_it_does_there() -> None:
     nets = pytest.importorskip("monai.networks.nets")
     widths = (16, 16, 32, 64, 128, 16)
