@@ -29,7 +29,8 @@ serve: $(VENV)/.core ## Serve models/ at PORT (8000)
 
 test: $(VENV)/.dev ## Everything that must hold: checks, then fast tests, then slow ones
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync check
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" src tests/unit tests/contract tests/integration
+	BUILT_MANUAL='$(CURDIR)/site' \
+		$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" src tests/unit tests/integration tests/contract
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not gpu and not long" tests
 
 test-long: $(VENV)/.dev ## Networks at full size in every runtime, crowds, cohorts: half an hour

@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -53,7 +54,12 @@ def generated(hooks: ModuleType) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built manual. Not quiet: MkDocs counts as warnings only what it would have shown."""
+    """The built manual: that of `make check` within `make test`, which says so, or one of its own.
+
+    Not quiet: MkDocs counts as warnings only what it would have shown.
+    """
+    if built := os.environ.get("BUILT_MANUAL"):
+        return Path(built)
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
