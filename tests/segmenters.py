@@ -12,6 +12,7 @@ from isocenter.core.tensor import Array
 from isocenter.repository.layout import ModelFolder
 from isocenter.repository.manifest import read_manifest
 from onnx_writer import Node, Port, write_onnx
+from patience import PATIENCE_S
 
 ROI = (8, 8, 8)
 
@@ -44,6 +45,7 @@ def write_segmenter(models: Path, name: str = "blobs", *, onnx: bool = False, **
         "sliding": {"roi": list(ROI), "overlap": 0.5, "mode": "gaussian"},
         "output": {"tensor": "scores", "activation": "softmax", "labels": ["background", "blob"]},
         "batching": {"max_batch_size": 4, "max_queue_delay_ms": 0},
+        "slo": {"timeout_ms": 1e3 * PATIENCE_S},
         **changes,
     }
     data = json.loads(json.dumps({key: part for key, part in data.items() if part is not None}))
