@@ -27,6 +27,7 @@ from isocenter.core.errors import (
 )
 from isocenter.imaging.phantoms import brain_slice
 from isocenter.settings import load_settings
+from patience import PATIENCE_S
 
 SEED = 3_000_000
 MODEL = "brain-mri-classifier"
@@ -218,7 +219,7 @@ async def test_too_many_at_once_are_shed_with_a_time_to_come_back() -> None:
 
 
 async def test_what_is_in_is_answered_when_the_block_ends_and_later_calls_are_refused() -> None:
-    async with Service(MODELS) as service:
+    async with Service(MODELS, drain={"bound_s": PATIENCE_S}) as service:
         calls = [asyncio.create_task(service.infer(PNG)) for _ in range(160)]
         await asyncio.sleep(0)
 
