@@ -14,6 +14,7 @@ from isocenter.core.tensor import Array
 from isocenter.repository.layout import ModelFolder
 from isocenter.repository.manifest import read_manifest
 from onnx_writer import Node, Port, write_onnx
+from patience import PATIENCE_S
 from segmenters import scores
 
 SIDE_PX = 16
@@ -69,6 +70,7 @@ def write_cells(
         "sliding": None if onnx else {"roi": [SIDE_PX, SIDE_PX], "overlap": 0.0, "mode": "constant"},
         "output": {"tensor": "scores", "activation": "softmax", "labels": ["ground", "cell"]},
         "batching": {"max_batch_size": max_batch_size, "max_queue_delay_ms": 0},
+        "slo": {"timeout_ms": 1e3 * PATIENCE_S},
         **changes,
     }
     data = json.loads(json.dumps({key: part for key, part in data.items() if part is not None}))

@@ -16,6 +16,7 @@ from isocenter.imaging.limits import ImageLimits
 from isocenter.imaging.transforms.fast import FastPipeline
 from isocenter.repository.layout import ModelFolder
 from isocenter.repository.manifest import Manifest, read_manifest
+from patience import PATIENCE_S
 
 PIXELS = (np.arange(64, dtype=np.uint8) * 3).reshape(8, 8)
 
@@ -44,6 +45,7 @@ def write_model(
         "transforms": [{"kind": "color", "to": "rgb"}, {"kind": "normalize", "mean": [0.5] * 3, "std": [0.25] * 3}],
         "output": {"tensor": "scores", "activation": "softmax", "labels": ["no", "yes"]},
         "batching": {"max_batch_size": 4, "max_queue_delay_ms": 0},
+        "slo": {"timeout_ms": 1e3 * PATIENCE_S},
         **changes,
     }
     (folder / "model.yaml").write_text(yaml.safe_dump({key: part for key, part in data.items() if part is not None}))

@@ -17,6 +17,10 @@ from typing import IO, Any
 
 from patience import PATIENCE_S
 
+_SHOWN_LINES = 60
+_PATIENT = {"ISOCENTER_DRAIN__BOUND_S": str(PATIENCE_S), "ISOCENTER_HANG_AFTER_S": str(PATIENCE_S)}
+"""What has a bound in seconds, where a test says nothing of it."""
+
 
 @dataclass(frozen=True)
 class ServerProcess:
@@ -108,7 +112,7 @@ def running(models: Path, *more: str, **environment: str) -> Iterator[ServerProc
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
-            env={**os.environ, **environment},
+            env={**os.environ, **_PATIENT, **environment},
         )
         try:
             port = _announced_port(process, Path(log.name), began_s + PATIENCE_S)
@@ -117,6 +121,13 @@ def running(models: Path, *more: str, **environment: str) -> Iterator[ServerProc
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
             process.wait(PATIENCE_S)
+            _show_end(Path(log.name))
+
+
+def _show_end(log: Path) -> None:
+    """For whoever reads of a test that failed: pytest prints it only then."""
+    lines = log.read_text(errors="replace").splitlines()
+    sys.stdout.write("\n".join([f"the last of {len(lines)} lines that the server wrote:", *lines[-_SHOWN_LINES:], ""]))
 
 
 def _announced_port(process: subprocess.Popen[bytes], log: Path, until_s: float) -> int:

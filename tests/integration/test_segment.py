@@ -2,7 +2,8 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,17 @@ async def test_over_http_a_segmenter_is_listed_and_says_that_it_is_no_classifier
     assert (about["labels"], about["input"]["tensor_shape"]) == (["background", "blob"], [1, *ROI])
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "wrong_task")
     assert ready.status_code == 200
+
+
+@pytest.mark.parametrize(("write", "there"), [(write_segmenter, True), (write_model, False)])
+async def test_what_writes_dicom_is_loaded_before_the_first_caller_if_there_are_volumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], object], there: bool
+) -> None:
+    pytest.importorskip("highdicom")
+    monkeypatch.delitem(sys.modules, "highdicom", raising=False)
+    write(tmp_path)
+    async with Service(tmp_path):
+        assert ("highdicom" in sys.modules) == there
 
 
 async def test_a_closed_service_takes_no_volume(tmp_path: Path) -> None:

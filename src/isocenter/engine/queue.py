@@ -48,6 +48,8 @@ class Entry:
     """When it is the turn of its caller, if that is all it asks for; see `RequestQueue`."""
     retried: bool = False
     """Whether a run of it has failed for want of memory."""
+    alone: bool = False
+    """Whether it shares no run any more: one that it shared hung."""
     losses: int = 0
     """How often what it ran in was lost."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Protocol
 
-from isocenter.core.errors import DeadlineExceeded, IsocenterError
+from isocenter.core.errors import DeadlineExceeded, IsocenterError, RunHung
 from isocenter.core.request import EngineTimings, Result
 from isocenter.core.tensor import Tensors, TensorSpec
 from isocenter.engine.admission import Admission, margin_s
@@ -38,7 +38,9 @@ class Running:
     ends_at_s: float = 0.0
     """As predicted."""
     hung_at_s: float = math.inf
-    suspected: bool = False
+    """When it is looked at next, for it should have come back by then."""
+    looks: int = 0
+    """How often it was looked at already."""
     leaving: bool = False
     """Whether the instance takes nothing after this."""
     earliest_deadline_s: float = -math.inf
@@ -56,7 +58,10 @@ class Running:
 
 
 def pieces(entries: list[Entry], varying: Sequence[TensorSpec], rules: BatchRules) -> Iterator[list[Entry]]:
-    """Runs of equal shape and allowed size: one, unless shapes vary or somebody left at the last moment."""
+    """Runs of equal shape and allowed size: one, unless shapes vary, somebody left at the last moment, or some are to
+    run alone: they come last, for they may keep the instance for ever."""
+    alone = [entry for entry in entries if entry.alone]
+    entries = [entry for entry in entries if not entry.alone] if alone else entries
     groups: dict[object, list[Entry]] = {}
     if not varying:
         groups[()] = entries
@@ -68,6 +73,7 @@ def pieces(entries: list[Entry], varying: Sequence[TensorSpec], rules: BatchRule
             size = rules.cut(len(group))
             yield group[:size]
             group = group[size:]
+    yield from ([entry] for entry in alone)
 
 
 def callers(piece: Sequence[Entry]) -> int:
@@ -85,6 +91,18 @@ def answer(piece: list[Entry], started_at_s: float, ran: Ran, fallback: str) -> 
         else:
             timings = EngineTimings(started_at_s - entry.enqueued_at_s, ran.service_s, len(piece))
             entry.reply.settle(Result(answer, timings, fallback))
+
+
+def give_up(piece: list[Entry], ran_s: float) -> list[Entry]:
+    """Whoever is to be run once more, alone, after a run that hangs: all, if it held several. Who was alone is told."""
+    if len(piece) > 1:
+        for entry in piece:
+            entry.alone = True
+        return piece
+    for entry in piece:
+        details = {"ran_s": round(ran_s, 3), "batch_size": len(piece)}
+        entry.reply.fail(RunHung(f"the run took more than {ran_s:.1f} s and was given up", details=details))
+    return []
 
 
 def note_times(piece: list[Entry], admission: Admission, ran_at_s: float) -> None:

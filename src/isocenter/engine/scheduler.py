@@ -30,11 +30,11 @@ from isocenter.engine.doorkeeper import View
 from isocenter.engine.instance import Outcome, Ran, RunFailed
 from isocenter.engine.lifecycle import State
 from isocenter.engine.queue import Answerable, Entry, RequestQueue
-from isocenter.engine.running import Runner, Running, answer, callers, note_times, pieces, too_late
+from isocenter.engine.running import Runner, Running, answer, callers, give_up, note_times, pieces, too_late
 
-# A run that takes so many times what is promised is declared hung, at the earliest after so many seconds, and then
-# once more looked at after a while: a machine that slept makes every run look late.
-HUNG_TIMES, HUNG_LEAST_S, HUNG_GRACE_S = 10.0, 2.0, 1.0
+# A run that takes so many times what is promised is suspected, at the earliest after so many seconds, and declared hung
+# at the last of so many further looks. Looks are counted: where a machine stood still, each time costs one.
+HUNG_TIMES, HUNG_LEAST_S, HUNG_LOOKS, HUNG_LOOK_EVERY_S = 10.0, 5.0, 4, 0.5
 # An item with less than this share of a lone run left cannot be answered in time by anything we do.
 HOPELESS_SHARE = 0.7
 # Predictions are trusted for so long after a run. Later, the next item is tried whatever they say: without runs there
@@ -268,23 +268,13 @@ class Scheduler:
         for instance, running in list(self._running.items()):
             if now_s < running.hung_at_s:
                 continue
-            if not running.suspected:
-                running.suspected, running.hung_at_s = True, now_s + HUNG_GRACE_S
+            if running.looks < HUNG_LOOKS:
+                running.looks, running.hung_at_s = running.looks + 1, now_s + HUNG_LOOK_EVERY_S
                 continue
             del self._running[instance]
             self._failures.pop(instance, None)
-            ran_s = now_s - running.started_at_s
             self._observe(BatchFailed(self._model, self._version, len(running.piece), RunHung.__name__))
-            for entry in running.piece:
-                entry.reply.fail(
-                    RunHung(
-                        f"the run took more than {ran_s:.1f} s and was given up",
-                        details={"ran_s": round(ran_s, 3), "batch_size": len(running.piece)},
-                    )
-                )
-            for entry in chain(*running.backlog):
-                if not entry.reply.settled:
-                    self._queue.put_back(entry, now_s=now_s)
+            self._put_back([*give_up(running.piece, now_s - running.started_at_s), *chain(*running.backlog)], now_s)
             self._on_hung(instance)
 
     def _dispatch_due(self, now_s: float) -> float:
@@ -328,7 +318,7 @@ class Scheduler:
                 running.backlog.appendleft(piece[size:])  # somebody left, and so many were not warmed
                 piece = piece[:size]
             if piece:
-                running.piece, running.started_at_s, running.suspected = piece, now_s, False
+                running.piece, running.started_at_s, running.looks = piece, now_s, 0
                 if self.cost is not None:
                     running.ends_at_s = now_s + self.cost.service_s(len(piece)) * self.cost.factor(instance.name)
                     running.hung_at_s = now_s + self.hung_after_s(len(piece), instance.name)
@@ -381,11 +371,14 @@ class Scheduler:
             entry.losses += 1
             if entry.losses > self._losses_most:
                 entry.reply.fail(failed.error)
-        for entry in reversed([*piece, *chain(*running.backlog)]):  # each goes to the front of the line
-            if not entry.reply.settled:
-                self._queue.put_back(entry, now_s=self._ran_at_s)
+        self._put_back([*piece, *chain(*running.backlog)], self._ran_at_s)
         self._on_lost(instance)
         self.wake()
+
+    def _put_back(self, entries: list[Entry], now_s: float) -> None:
+        for entry in reversed(entries):  # each goes to the front of the line
+            if not entry.reply.settled:
+                self._queue.put_back(entry, now_s=now_s)
 
     def _retry_or_fail(self, piece: list[Entry], running: Running, failed: RunFailed) -> None:
         short = isinstance(failed.error, OutOfMemory)

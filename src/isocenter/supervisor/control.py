@@ -2,6 +2,7 @@
 
 import array
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -11,6 +12,8 @@ from typing import Any, Final, TypeAlias
 
 MOST_BYTES: Final = 64 * 1024
 MOST_FDS: Final = 4
+# Not only a full line: Linux bounds the descriptors of a user that are on their way anywhere, by RLIMIT_NOFILE.
+_NOT_NOW: Final = frozenset({errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})
 
 OnMessage: TypeAlias = Callable[[dict[str, Any], list[int]], None]
 
@@ -87,10 +90,10 @@ class Control:
         """True if it went out, or nobody is there to read it."""
         try:
             socket.send_fds(self._sock, [data], fds)
-        except BlockingIOError:
-            return False
-        except OSError:  # the other end is gone; that is reported by whoever watches the process
-            self._broken = True
+        except OSError as error:
+            if error.errno in _NOT_NOW:
+                return False
+            self._broken = True  # the other end is gone; that is reported by whoever watches the process
         return True
 
     def _writable(self) -> None:

@@ -19,7 +19,7 @@ from isocenter.core.errors import (
 from isocenter.core.request import Request, Result
 from isocenter.engine.instance_group import REOPEN_FIRST_S
 from isocenter.engine.lifecycle import State
-from isocenter.engine.scheduler import HUNG_GRACE_S, HUNG_LEAST_S, SICK_AFTER
+from isocenter.engine.scheduler import HUNG_LOOKS, SICK_AFTER
 from isocenter.runtimes.synthetic import item
 from unit.engine.ward import Patient, answered, unwell, ward
 
@@ -54,30 +54,47 @@ async def test_an_instance_that_fails_its_examination_is_replaced_and_nobody_aft
 
 
 @pytest.mark.fault
-async def test_a_run_that_hangs_is_given_up_told_and_replaced(fault: Fault) -> None:
+async def test_a_session_that_hangs_is_given_up_and_replaced_and_who_shared_its_run_is_answered(fault: Fault) -> None:
     async with ward() as w:
         w.patients[0].hangs = True
-        stuck = [w.ask(float(n)) for n in range(4)]
-        await w.turn(HUNG_LEAST_S + 0.5)
-        assert not any(task.done() for task in stuck), "a machine that slept makes every run look late: look twice"
-        await w.turn(HUNG_GRACE_S + 0.5)
-        for task in stuck:
-            assert isinstance(await _error(task), RunHung)
-        await w.until(lambda: "rebuilt" in w.said())
-        after = await w.outcome(4.0)
-        assert isinstance(after, Result)
-        fault("a session hangs", **w.count([*(_outcome(task) for task in stuck), after]))
+        asked = [w.ask(float(n)) for n in range(4)]
+        await w.turn_until_hung()
+        found = [*await asyncio.gather(*asked), await w.outcome(4.0)]
+        fault("a session hangs", **w.count(found))
+        assert all(answered(each, float(n)) for n, each in enumerate(found))
         assert not w.patients[0].closed
         w.patients[0].woken.set()
         await w.until(lambda: w.patients[0].closed)
+
+
+@pytest.mark.fault
+async def test_an_item_that_no_session_comes_back_from_is_told_and_its_mates_are_answered(fault: Fault) -> None:
+    def spellbound() -> Patient:
+        patient = Patient()
+        patient.hangs_on = 2.0
+        return patient
+
+    async with ward() as w:
+        w.next_patient = spellbound
+        w.patients[0].hangs_on = 2.0
+        asked = [w.ask(float(n)) for n in range(5)]
+        await w.turn_until_hung()
+        await w.until(lambda: any(patient.stuck for patient in w.opened))
+        await w.turn_until_hung()
+        await asyncio.wait(asked)
+        found = [_outcome(task) for task in asked]
+        assert isinstance(found[2], RunHung)
+        assert found[2].details["batch_size"] == 1
+        assert all(answered(each, float(n)) for n, each in enumerate(found) if n != 2)
+        assert w.said().count("hung") == 2
+        fault("no session comes back from one item of a batch", **w.count(found))
 
 
 async def test_a_run_that_comes_back_after_it_was_given_up_answers_nobody_twice() -> None:
     async with ward() as w:
         w.patients[0].hangs = True
         stuck = w.ask(1.0)
-        await w.turn(HUNG_LEAST_S + 0.5)
-        await w.turn(HUNG_GRACE_S + 0.5)
+        await w.turn_until_hung()
         assert isinstance(await _error(stuck), RunHung)
         w.patients[0].hangs = False
         w.patients[0].woken.set()
@@ -87,24 +104,24 @@ async def test_a_run_that_comes_back_after_it_was_given_up_answers_nobody_twice(
 
 
 @pytest.mark.fault
-async def test_a_clock_that_jumps_costs_no_instance(fault: Fault) -> None:
+async def test_a_clock_that_jumps_again_and_again_costs_no_instance(fault: Fault) -> None:
     async with ward() as w:
         w.patients[0].hangs = True
         running = [w.ask(float(n)) for n in range(8)]
-        await w.turn(3600.0)  # the machine slept for an hour
+        for _ in range(HUNG_LOOKS):
+            await w.turn(3600.0)  # the machine slept for an hour, again and again
         w.patients[0].hangs = False
         w.patients[0].woken.set()
         found = list(await asyncio.gather(*running))
         assert w.said() == []
-        fault("the clock jumps by an hour while a batch runs", **w.count(found))
+        fault("the clock jumps by an hour, four times, while a batch runs", **w.count(found))
 
 
 async def test_who_waits_behind_a_hung_run_is_answered_by_the_next_instance() -> None:
     async with ward(max_batch_size=1) as w:
         w.patients[0].hangs = True
         stuck, waiting = w.ask(1.0), w.ask(2.0)
-        await w.turn(HUNG_LEAST_S + 0.5)
-        await w.turn(HUNG_GRACE_S + 0.5)
+        await w.turn_until_hung()
         assert isinstance(await _error(stuck), RunHung)
         assert answered(await waiting, 2.0)
 

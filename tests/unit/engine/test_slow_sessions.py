@@ -6,11 +6,11 @@ import pytest
 
 from isocenter.core.errors import RuntimeFault
 from isocenter.engine.instance_group import EXAMINATION_LEAST_S, REOPEN_FIRST_S
-from isocenter.engine.scheduler import HUNG_GRACE_S, HUNG_LEAST_S, HUNG_TIMES, SICK_AFTER
+from isocenter.engine.scheduler import HUNG_LEAST_S, HUNG_LOOK_EVERY_S, HUNG_LOOKS, HUNG_TIMES, SICK_AFTER
 from unit.engine.ward import Patient, Ward, answered, unwell, ward
 
 QUICK_S = 0.25
-SLOW_S = HUNG_LEAST_S + HUNG_GRACE_S + QUICK_S * 2
+SLOW_S = HUNG_LEAST_S + HUNG_LOOKS * HUNG_LOOK_EVERY_S + QUICK_S * 2
 
 
 async def fail(w: Ward, session: Patient | None = None) -> None:

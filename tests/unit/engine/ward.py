@@ -14,6 +14,7 @@ from isocenter.core.request import Request, Result
 from isocenter.core.tensor import Tensors
 from isocenter.engine.batch_policy import BatchRules
 from isocenter.engine.engine import InlineEngine
+from isocenter.engine.scheduler import HUNG_LEAST_S, HUNG_LOOK_EVERY_S, HUNG_LOOKS
 from isocenter.runtimes.synthetic import INPUT, OUTPUT, SyntheticSession, checksum, item
 from patience import PATIENCE_S
 
@@ -29,6 +30,8 @@ class Patient(SyntheticSession):
         self.turn: Callable[[float], None] = lambda _: None
         self.raises = False
         self.hangs = False
+        self.hangs_on: float | None = None
+        self.stuck = False
         self.no_memory_above: int | None = None
         self.nan = False
         self.woken = threading.Event()
@@ -36,7 +39,8 @@ class Patient(SyntheticSession):
     def run(self, batch: Tensors) -> Tensors:
         size = len(batch[INPUT])
         self.turn(self.takes_s)
-        if self.hangs:
+        if self.hangs or self.hangs_on in batch[INPUT][:, 0]:
+            self.stuck = True
             self.woken.wait(PATIENCE_S)
         if self.raises:
             raise ValueError("not today")
@@ -122,6 +126,12 @@ class Ward:
         self.clock.advance(seconds)
         for _ in range(20):
             await asyncio.sleep(0)
+
+    async def turn_until_hung(self) -> None:
+        """Until a run that does not come back has been given up."""
+        await self.turn(HUNG_LEAST_S + 0.5)
+        for _ in range(HUNG_LOOKS):
+            await self.turn(HUNG_LOOK_EVERY_S + 0.1)
 
     def count(self, found: Sequence[Result | IsocenterError]) -> dict[str, int]:
         """Of callers who asked with 0.0, 1.0 … in turn: how many were answered, answered wrongly, told why not."""

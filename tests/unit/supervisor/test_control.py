@@ -1,6 +1,7 @@
 """The line to a process: whole messages with their descriptors, nothing lost while the other end is slow."""
 
 import asyncio
+import errno
 import os
 import socket
 from typing import Any
@@ -76,6 +77,26 @@ async def test_nothing_is_lost_and_nothing_waits_while_the_other_end_is_slow() -
     assert [*flows, line.control.flows] == [False, True]
     assert os.read(read, 1) == b""  # no end that could be written to is left open
     os.close(read)
+    line.close()
+
+
+@pytest.mark.parametrize("shortage", [errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM])
+async def test_a_system_that_is_short_of_something_for_a_moment_cuts_no_line(
+    monkeypatch: pytest.MonkeyPatch, shortage: int
+) -> None:
+    line, send, refusals = Line(), socket.send_fds, [shortage] * 3
+
+    def short_at_first(*given: Any) -> int:
+        if refusals:
+            raise OSError(refusals.pop(), "short")
+        return send(*given)
+
+    monkeypatch.setattr(socket, "send_fds", short_at_first)
+    line.control.say("first")
+    line.control.say("second")
+    await turns(20)
+    assert line.control.flows
+    assert [found and found[0]["say"] for found in (receive(line.theirs), receive(line.theirs))] == ["first", "second"]
     line.close()
 
 
