@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp
 
-from isocenter.core.errors import SetupError
-from isocenter.imaging.codecs.dicom_seg import load_libraries
+from isocenter.core.errors import IsocenterError, SetupError
+from isocenter.imaging.codecs.dicom_rehearsal import rehearse_dicom
 from isocenter.repository import integrity
 from isocenter.repository.load import ServedModel
 
@@ -20,14 +20,17 @@ _TIMEOUT_MS: Final = 600_000
 async def rehearse(http: ASGIApp, model: ServedModel, *, strict: bool = True) -> None:
     """Send a model's first golden image a few times; not `strict`, where others are being served already.
 
-    A model without golden images has been run by its warm-up, and is not asked; for one of volumes, what reads and
-    writes DICOM is loaded.
+    A model without golden images has been run by its warm-up, and is not asked; for one of volumes, a small
+    made DICOM series is read, and a segmentation of it written.
 
     Raises:
-        SetupError: it was not answered.
+        SetupError: it was not answered; or what is installed does not read or write DICOM as it should.
     """
     if model.manifest.input.kind == "volume3d":
-        await asyncio.to_thread(load_libraries)
+        try:
+            await asyncio.to_thread(rehearse_dicom)
+        except IsocenterError as error:
+            raise SetupError(f"DICOM cannot be read and written here: {error.message}") from error
     if not (image := next((case.image for case in integrity.golden_cases(model.folder) if case.image), b"")):
         return
     statuses = await asyncio.gather(*(_ask(http, model, image) for _ in range(_TIMES)))

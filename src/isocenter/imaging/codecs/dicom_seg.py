@@ -4,7 +4,6 @@ The slices are handed over one by one, whether their files hold one frame or man
 right afterwards. So classic and enhanced series take one way, and positions are those that the files state.
 """
 
-import contextlib
 import io
 from collections.abc import Sequence
 from copy import copy
@@ -50,12 +49,6 @@ class _Reference:
     sop_instance: str
     frame: int | None
     """From 1, of a file of several frames."""
-
-
-def load_libraries() -> None:
-    """Load what reads and writes DICOM, where it is installed: that takes a second, and no caller shall wait for it."""
-    with contextlib.suppress(MissingExtra):
-        _highdicom()
 
 
 def refuse_unreferable(scan: Scan) -> None:
