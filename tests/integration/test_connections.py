@@ -381,6 +381,52 @@ def test_refusals_in_a_row_are_made_without_calling_anybody(run: Run) -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("body", [b"", b"abc", bytes(300_000)], ids=["no body", "a body", "a large body"])
+@pytest.mark.parametrize(
+    ("version", "more"),
+    [
+        pytest.param("1.1", "Connection: close\r\n", id="a caller who closes"),
+        pytest.param("1.0", "", id="an old proxy"),
+        pytest.param("1.0", "Connection: keep-alive\r\n", id="an old proxy that would stay"),
+    ],
+)
+def test_who_sends_one_request_a_connection_is_refused_without_calling_anybody_and_the_connection_ends(
+    run: Run, version: str, more: str, body: bytes
+) -> None:
+    async def scenario() -> None:
+        stage = Stage(glances=True)
+        async with serving(stage) as server:
+            caller = await server.connect()
+            head = f"POST /predict HTTP/{version}\r\nHost: test\r\nX-Name: refused\r\n{more}"
+            await caller.send(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+
+            status, headers, problem_body = await caller.answer()
+
+            assert (status, headers["connection"], headers["retry-after"]) == (429, "close", "1")
+            assert json.loads(problem_body)["error"]["code"] == "overloaded"
+            assert await caller.ended()
+            assert stage.called == 0
+            await server.until_left()
+
+    run(scenario())
+
+
+def test_nothing_is_answered_on_a_connection_after_a_refusal_that_ends_it(run: Run) -> None:
+    async def scenario() -> None:
+        stage = Stage(glances=True)
+        stage.go_on.set()
+        async with serving(stage) as server:
+            caller = await server.connect()
+            close = b"X-Name: refused\r\nConnection: close\r\nContent-Length"
+            await caller.send(HEAD.replace(b"Content-Length", close) % 3 + b"abc" + HEAD % 3 + b"abc")
+
+            assert (await caller.answer())[0] == 429
+            assert await caller.ended()
+            assert stage.called == 0
+
+    run(scenario())
+
+
 @glances
 def test_who_asks_whether_he_may_send_is_refused_without_being_asked_for_the_body(run: Run, glances: bool) -> None:
     async def scenario() -> None:

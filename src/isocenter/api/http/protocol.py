@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from isocenter.api.http.answer import Answer
 from isocenter.api.http.connection import ARRIVED_S, CONNECTION, Connection
 
+_CLOSE: Final = (b"connection", b"close")
 _LINGER_S: Final = 5.0
 """How long the rest of a body is still taken."""
 _READ_AHEAD: Final = 8
@@ -66,9 +67,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.scope[CONNECTION] = self._caller  # type: ignore[typeddict-unknown-key]
         self.scope[ARRIVED_S] = time.monotonic()  # type: ignore[typeddict-unknown-key]
         if self._may_refuse_at_once() and (refusal := self._refusal()) is not None:
-            self._refused = True
-            self.server_state.total_requests += 1
-            self.transport.write(_on_the_wire(*refusal, self.server_state.default_headers))
+            self._refuse(*refusal)
             return
         super().on_headers_complete()
         if self.pipeline and len(self.pipeline) <= _READ_AHEAD:
@@ -102,8 +101,6 @@ class HttpProtocol(HttpToolsProtocol):
             and not self.flow.write_paused
             and not self.transport.is_closing()
             and parser.get_method() == b"POST"
-            and parser.get_http_version() == "1.1"
-            and parser.should_keep_alive()
             and not parser.should_upgrade()
         )
 
@@ -114,6 +111,17 @@ class HttpProtocol(HttpToolsProtocol):
             return None
         self.scope["query_string"] = query
         return self._refuse_at_once(path, cast(Scope, self.scope))
+
+    def _refuse(self, answer: Answer, headers: list[tuple[bytes, bytes]]) -> None:
+        self._refused = True
+        self.server_state.total_requests += 1
+        # As after every other answer, whatever a caller of HTTP/1.0 says: a proxy often speaks that.
+        last = self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
+        if last and _CLOSE not in headers:
+            headers.append(_CLOSE)
+        self.transport.write(_on_the_wire(answer, headers, self.server_state.default_headers))
+        if last:
+            self.transport.close()
 
     def _count_silence(self) -> None:
         if not self.transport.is_closing():
