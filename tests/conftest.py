@@ -8,6 +8,8 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 from hypothesis import HealthCheck, settings
 
+from patience import PATIENCE_S
+
 # A property holds or it does not: on a machine that others keep busy, an example may take seconds and be right.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
@@ -36,6 +38,15 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("ISOCENTER_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def servers_elsewhere_may_be_slow() -> Iterator[None]:
+    """No test is about how soon a model server answers small questions; the 2 s of the runtime may be over here."""
+    with pytest.MonkeyPatch.context() as patch:
+        for transport in ("http", "grpc"):
+            patch.setattr(f"isocenter.runtimes.triton_{transport}.CONNECT_TIMEOUT_S", PATIENCE_S)
+        yield
 
 
 @pytest.fixture(scope="session")
