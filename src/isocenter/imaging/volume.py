@@ -13,6 +13,7 @@ from isocenter.imaging.image import Note
 
 COLOURS = ("red", "green", "blue")
 """What the channels of a colour picture are called."""
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +86,8 @@ class Volume:
         """See that there is something in every channel, or, without `each`, in one of them: a nucleus may be only blue.
 
         Raises:
-            NonFinitePixels, EmptyInput: NaN or infinity; one value everywhere.
+            NonFinitePixels, EmptyInput: NaN or infinity; one value everywhere. Also of values that are so in float32,
+                in which models compute.
         """
         constant = []
         for number, channel in enumerate(self.voxels):
@@ -97,7 +99,12 @@ class Volume:
                     f"{count} of {channel.size} voxels of channel {name} are NaN or infinite",
                     details={"channel": name, "non_finite": count, "voxels": channel.size},
                 )
-            if low == high:
+            if max(abs(float(low)), abs(float(high))) > _LARGEST:
+                raise NonFinitePixels(
+                    f"voxels of channel {name} reach from {low:g} to {high:g}, beyond {_LARGEST:g}",
+                    details={"channel": name, "min": float(low), "max": float(high), "limit": _LARGEST},
+                )
+            if np.float32(low) == np.float32(high):
                 constant.append((name, float(low)))
         if constant and (each or len(constant) == len(self.voxels)):
             name, value = constant[0]

@@ -214,6 +214,28 @@ def test_exif_orientation_is_applied_as_everyone_does(orientation: int) -> None:
     assert codes(found) == ([] if orientation == 1 else ["orientation_applied"])
 
 
+@pytest.mark.parametrize("behind", [False, True], ids=["before the pixels", "behind them"])
+def test_the_exif_block_of_a_png_counts_wherever_it_stands(behind: bool) -> None:
+    chunk = png_chunk(b"eXIf", exif_block(6))
+    data = png_bytes(40, 24, 8, 0, png_rows(GRAY, 8), between=[] if behind else [chunk])
+    found = read(data.replace(png_chunk(b"IEND", b""), chunk + png_chunk(b"IEND", b"")) if behind else data)
+    assert np.array_equal(found.pixels, np.rot90(GRAY, -1))
+    assert codes(found) == ["orientation_applied"]
+
+
+def test_two_exif_blocks_of_a_png_are_one_too_many() -> None:
+    chunk = png_chunk(b"eXIf", exif_block(6))
+    data = png_bytes(40, 24, 8, 0, png_rows(GRAY, 8), between=[chunk])
+    with pytest.raises(BadImage, match="two eXIf chunks"):
+        read(data.replace(png_chunk(b"IEND", b""), chunk + png_chunk(b"IEND", b"")))
+
+
+def test_letters_of_a_text_are_no_exif_block() -> None:
+    data = png_bytes(40, 24, 8, 0, png_rows(GRAY, 8))
+    end = png_chunk(b"IEND", b"")
+    assert codes(read(data.replace(end, png_chunk(b"tEXt", b"a\0....eXIf" + exif_block(6)) + end))) == []
+
+
 def test_orientation_works_in_16_bits_too() -> None:
     found = read(tiff_bytes(GRAY16, more={274: [6]}))
     assert np.array_equal(found.pixels, np.rot90(GRAY16, -1))

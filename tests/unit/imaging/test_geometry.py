@@ -146,3 +146,17 @@ def test_nothing_to_see_is_said_and_where() -> None:
     voxels[1, 0, 0, :2] = (np.inf, np.nan)
     with pytest.raises(NonFinitePixels, match="2 of 60 voxels of channel 1"):
         Volume.of(voxels).refuse_unusable()
+
+
+def test_what_float32_cannot_tell_from_nothing_is_nothing_to_see() -> None:
+    voxels = np.full((1, *SHAPE), 2**60, np.int64)
+    voxels[0, 0, 0, 0] += 1
+    with pytest.raises(EmptyInput):
+        Volume.of(voxels).refuse_unusable()
+
+
+def test_a_voxel_beyond_float32_is_refused_before_it_becomes_infinite() -> None:
+    voxels = np.random.default_rng(0).standard_normal((1, *SHAPE))
+    voxels[0, 1, 1, 1] = -1e39
+    with pytest.raises(NonFinitePixels, match="-1e\\+39"):
+        Volume.of(voxels).refuse_unusable()

@@ -103,6 +103,14 @@ def test_jpeg_in_tiff_is_what_libtiff_makes_of_it(channels: int) -> None:
     assert difference.max() <= 2  # libjpeg's two ways of widening chroma
 
 
+def test_jpeg_in_tiff_with_fewer_samples_of_two_colours_is_not_red_green_and_blue() -> None:
+    stream = io.BytesIO()
+    Image.fromarray(field("uint8", 128, 96, 3)).save(stream, "jpeg", subsampling="4:2:0")
+    tags: dict[int, Sequence[int]] = {256: [96], 257: [128], 258: [8] * 3, 259: [7], 262: [2], 277: [3], 278: [128]}
+    with pytest.raises(BadImage, match="fewer samples of some"):
+        read(tiff_file("<", tags, [stream.getvalue()]))
+
+
 def test_twelve_packed_bits_are_twelve_bits() -> None:
     values = np.random.default_rng(0).integers(0, 4096, (9, 7), dtype=np.uint16)
     spread = (values[..., None] >> np.arange(11, -1, -1)) & 1
@@ -147,6 +155,20 @@ def test_ome_channels_have_names_and_pixels_a_size() -> None:
     np.testing.assert_array_equal(read(data, channel=2).voxels[0], STACK[2])
     with pytest.raises(InputNotAccepted, match="Cy5 is asked for, there are DAPI, GFP, mCherry"):
         read(data, channel="Cy5")
+
+
+@pytest.mark.parametrize("channel", [1, "1"], ids=["a number", "text"])
+def test_a_number_that_is_a_name_is_that_name_s_however_it_is_said(channel: str | int) -> None:
+    data = ome(STACK[:3], "CYX", Channel={"Name": ["1", "2", "3"]})
+    np.testing.assert_array_equal(read(data, channel=channel).voxels[0], STACK[0])
+
+
+@pytest.mark.parametrize("channel", ["GFP", 1, "\u0661", "0_0"], ids=["name", "number", "Arabic digits", "underscore"])
+def test_a_channel_that_is_not_there_is_not_the_only_one(channel: str | int) -> None:
+    data = ome(STACK[0], "YX", Channel={"Name": ["DAPI"]})
+    np.testing.assert_array_equal(read(data, channel="DAPI").voxels[0], STACK[0])
+    with pytest.raises(InputNotAccepted, match="there are DAPI"):
+        read(data, channel=channel)
 
 
 @pytest.mark.parametrize("axes", ["ZCYX", "CZYX", "TCYX"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from isocenter.core.errors import InputNotAccepted
+from isocenter.core.errors import EmptyInput, InputNotAccepted
 from isocenter.core.tensor import Array
 from isocenter.imaging.transforms.arrays.pipeline import ArrayPipeline
 from isocenter.imaging.transforms.arrays.steps import ArraySteps
@@ -80,3 +80,29 @@ def test_percentiles_are_those_of_numpy(seed: int) -> None:
 def test_what_cannot_be_done_in_parts_is_refused(steps: list[dict[str, Any]], why: str) -> None:
     with pytest.raises(InputNotAccepted, match=why):
         measured(TypeAdapter(ArraySteps).validate_python(steps), bands, PIXELS.shape[1:], NAMES)
+
+
+SPARSE = np.zeros((2, 91, 67), np.uint16)
+SPARSE[0, 40:42, 30:32] = 40_000
+"""Four pixels of 6,097 are not the background, which the 1st and the 99.8th percentile both are."""
+
+
+@pytest.mark.parametrize("kind", ["scale", "clip"])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_a_window_with_nothing_inside_is_refused_and_not_left_out(kind: str, per_channel: bool) -> None:
+    """What is left out of a window would go to the model as it is, 40,000 times what it has learned from."""
+    steps = TypeAdapter(ArraySteps).validate_python([{"kind": kind, **PERCENT, "per_channel": per_channel}])
+
+    with pytest.raises(EmptyInput, match="0 to 40000") as whole:
+        ArrayPipeline(steps)(Volume.of(SPARSE, channels=NAMES))
+    with pytest.raises(EmptyInput) as streamed:
+        measured(steps, lambda: iter([SPARSE[:, :50], SPARSE[:, 50:]]), SPARSE.shape[1:], NAMES)
+    assert str(streamed.value) == str(whole.value)
+
+
+def test_a_channel_that_is_empty_beside_another_is_left_as_it_is() -> None:
+    pixels = PIXELS.copy()
+    pixels[1] = 7
+    steps = TypeAdapter(ArraySteps).validate_python([{"kind": "scale", **PERCENT, "per_channel": True}])
+
+    assert not ArrayPipeline(steps)(Volume.of(pixels, channels=NAMES)).tensor[1].any()

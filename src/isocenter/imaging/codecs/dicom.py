@@ -20,7 +20,7 @@ from isocenter.core.errors import (
     TruncatedImage,
     UnsupportedMedia,
 )
-from isocenter.imaging.codecs.dicom_values import digest, image_type, maybe_whole, number, text, whole
+from isocenter.imaging.codecs.dicom_values import digest, image_type, maybe_whole, number, stated, text, whole
 from isocenter.imaging.codecs.volume_parts import Part
 from isocenter.imaging.limits import VolumeLimits
 
@@ -42,18 +42,26 @@ COMPRESSED: Final = {
     "1.2.840.10008.1.2.4.202": "HTJ2K lossless, RPCL",
     "1.2.840.10008.1.2.4.203": "HTJ2K",
 }
+_NO_SCANS: Final = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "segmentation",
+    "1.2.840.10008.5.1.4.1.1.66.5": "segmentation of surfaces",
+    "1.2.840.10008.5.1.4.1.1.66.7": "segmentation by label map",
+    "1.2.840.10008.5.1.4.1.1.30": "parametric map",
+    "1.2.840.10008.5.1.4.1.1.481.2": "radiotherapy dose",
+}
+"""Their pixels are labels, or are scaled otherwise (PS3.3 A.51, A.75, A.18)."""
 PIXEL_DATA: Final = 0x7FE00010
 _OTHER_PIXELS: Final = {0x7FE00008, 0x7FE00009}
 _LONG_FORMS: Final = {b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"UN"}
 _UNDEFINED: Final = 0xFFFFFFFF
 _KEYWORDS: Final = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID",
-    "Modality", "BodyPartExamined", "Manufacturer", "SeriesNumber", "InstanceNumber", "ImageType", "Rows", "Columns",
-    "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit",
-    "PixelRepresentation", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "SliceThickness",
-    "SpacingBetweenSlices", "GantryDetectorTilt", "ImagesInAcquisition", "RescaleSlope", "RescaleIntercept",
-    "ModalityLUTSequence", "LossyImageCompression", "EchoNumbers", "EchoTime", "AcquisitionNumber", "TriggerTime",
-    "TemporalPositionIdentifier", "DiffusionBValue", "DiffusionGradientOrientation", "StackID",
+    "PatientName", "Modality", "BodyPartExamined", "Manufacturer", "SeriesNumber", "InstanceNumber", "ImageType",
+    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
+    "HighBit", "PixelRepresentation", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient",
+    "SliceThickness", "SpacingBetweenSlices", "GantryDetectorTilt", "ImagesInAcquisition", "RescaleSlope",
+    "RescaleIntercept", "ModalityLUTSequence", "LossyImageCompression", "EchoNumbers", "EchoTime", "AcquisitionNumber",
+    "TriggerTime", "TemporalPositionIdentifier", "DiffusionBValue", "DiffusionGradientOrientation", "StackID",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 
@@ -305,6 +313,11 @@ def _image_file(
     length: int,
     size: int,
 ) -> ImageFile:
+    if sop_class in _NO_SCANS:
+        raise UnsupportedMedia(
+            f"file {part.number} is a {_NO_SCANS[sop_class]}, and no scan",
+            details={"file": part.number, "kind": _NO_SCANS[sop_class]},
+        )
     rows, columns = whole(dataset, "Rows", part), whole(dataset, "Columns", part)
     frames = int(number(dataset, "NumberOfFrames") or 1)
     limits.check_grid((columns, rows, frames))
@@ -336,7 +349,7 @@ def _image_file(
         pixels_bytes=None if length == _UNDEFINED else length,
         sop_class=sop_class,
         series_key=digest(dataset, "StudyInstanceUID", "SeriesInstanceUID"),
-        patient_key=digest(dataset, "PatientID"),
+        patient_key=digest(dataset, "PatientID") or digest(dataset, "PatientName"),
         place_key=digest(dataset, "FrameOfReferenceUID"),
         modality=text(dataset, "Modality").upper(),
         body_part=text(dataset, "BodyPartExamined").upper(),
@@ -353,8 +366,8 @@ def _image_file(
         photometric=photometric,
         lossy=text(dataset, "LossyImageCompression") == "01" or syntax.endswith((".50", ".51", ".81", ".91", ".203")),
         thickness_mm=number(dataset, "SliceThickness"),
-        step_mm=number(dataset, "SpacingBetweenSlices"),
-        tilt_deg=number(dataset, "GantryDetectorTilt"),
+        step_mm=stated(dataset, "SpacingBetweenSlices", part),
+        tilt_deg=stated(dataset, "GantryDetectorTilt", part),
         announced=maybe_whole(dataset, "ImagesInAcquisition"),
     )
     _check_length(file, size)

@@ -6,10 +6,11 @@ from typing import Any, Final
 
 from isocenter.core.errors import BadGeometry, BadImage, MissingGeometry
 from isocenter.imaging.codecs.dicom import ImageFile, Plane
-from isocenter.imaging.codecs.dicom_values import image_type, number, numbers, require, text
+from isocenter.imaging.codecs.dicom_values import image_type, number, numbers, require, stated, text
 
 _UNIT_LIMIT: Final = 1e-3
 _LONGEST_MM: Final = 1e4
+_RESCALE: Final = ("RescaleSlope", "RescaleIntercept")
 _CLASSIC_KINDS: Final = (
     ("echo", "EchoNumbers"),
     ("echo_time", "EchoTime"),
@@ -27,6 +28,7 @@ _FRAME_KINDS: Final = (
     ("trigger", "CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),
     ("acquisition", "FrameContentSequence", "FrameAcquisitionNumber"),
 )
+_SCALE: Final = "PixelValueTransformationSequence"
 _FRAME_TYPES: Final = (
     "MRImageFrameTypeSequence",
     "CTImageFrameTypeSequence",
@@ -56,7 +58,28 @@ def planes_of(dataset: Any, file: ImageFile) -> list[Plane]:
             details={"file": file.part.number, "described": len(groups), "announced": file.frames},
         )
     shared = dataset.get("SharedFunctionalGroupsSequence") or [{}]
+    _refuse_half_scaled(dataset, file, [*groups], shared[0])
     return [_frame(dataset, file, index, groups[index], shared[0]) for index in range(file.frames)]
+
+
+def _refuse_half_scaled(dataset: Any, file: ImageFile, groups: list[Any], shared: Any) -> None:
+    """See that every frame says how it is scaled, or none.
+
+    Raises:
+        BadImage: some do; or the file does, where frames should.
+    """
+    scaled = sum(bool(each.get(_SCALE) or shared.get(_SCALE)) for each in groups)
+    if 0 < scaled < len(groups):
+        raise BadImage(
+            f"{scaled} of {len(groups)} frames of file {file.part.number} say how they are scaled, the others do not",
+            details={"file": file.part.number, "scaled": scaled, "frames": len(groups)},
+        )
+    whole = [stated(dataset, keyword, file.part) for keyword in _RESCALE]
+    if not scaled and (whole[0] not in (None, 1.0) or whole[1] not in (None, 0.0)):
+        raise BadImage(
+            f"file {file.part.number} is scaled as a whole, where each of its frames should say so",
+            details={"file": file.part.number, "tags": [*_RESCALE]},
+        )
 
 
 def _classic(dataset: Any, file: ImageFile) -> Plane:
@@ -91,7 +114,7 @@ def _frame(dataset: Any, file: ImageFile, index: int, own: Any, shared: Any) -> 
         file,
         index,
         (group("PlanePositionSequence"), group("PlaneOrientationSequence"), group("PixelMeasuresSequence")),
-        values=group("PixelValueTransformationSequence"),
+        values=group(_SCALE),
         number_=int(number(dataset, "InstanceNumber") or 0),
         stack=text(group("FrameContentSequence"), "StackID"),
         types=types or file.image_type,
@@ -119,7 +142,7 @@ def _plane(
             details={"file": file.part.number, "spacing_mm": [between_rows, between_columns]},
         )
     along_row, along_column = _right_angled(directions, file)
-    slope, intercept = number(values, "RescaleSlope"), number(values, "RescaleIntercept")
+    slope, intercept = (stated(values, keyword, file.part) for keyword in _RESCALE)
     if slope == 0:
         raise BadImage(f"file {file.part.number} multiplies its pixels by 0", details={"file": file.part.number})
     return Plane(

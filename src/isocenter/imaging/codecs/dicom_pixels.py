@@ -26,13 +26,18 @@ def stored_frames(file: ImageFile, *, limits: VolumeLimits) -> Iterator[Array]:
         MissingExtra: what unpacks them is not installed.
     """
     data = data_of(file, limits)
+    if file.syntax == BIG_ENDIAN and file.bits_allocated == 8:
+        data = _bytes_in_order(data, file)
+    below = file.high_bit + 1 - file.bits_stored
     if file.syntax in NATIVE:
         for index in range(file.frames):
-            yield _masked(_native(file, data, index), file, shift=file.high_bit + 1 - file.bits_stored)
+            yield _masked(_native(file, data, index), file, shift=below)
         return
     try:
         for frame in _unpacked(file, data):
-            yield _masked(frame, file, shift=0)
+            _check_range(frame, file)
+            # Run lengths pack words as they lie; a codestream holds samples, wherever the header puts their bits.
+            yield _masked(frame, file, shift=below if file.syntax == _RLE else 0)
     except IsocenterError:
         raise
     except Exception as exc:
@@ -40,6 +45,19 @@ def stored_frames(file: ImageFile, *, limits: VolumeLimits) -> Iterator[Array]:
             f"the {COMPRESSED[file.syntax]} of file {file.part.number} is broken ({type(exc).__name__})",
             details={"file": file.part.number},
         ) from exc
+
+
+def _bytes_in_order(data: bytes, file: ImageFile) -> bytes:
+    """Samples of a byte lie in words where PixelData is of OW, and big-endian words turn their bytes (PS3.5 A.3)."""
+    if data[file.pixels_at - 8 : file.pixels_at - 6] != b"OW":
+        return data
+    turned = bytearray(data)
+    end = file.pixels_at + (len(data) - file.pixels_at) // 2 * 2
+    turned[file.pixels_at : end : 2], turned[file.pixels_at + 1 : end : 2] = (
+        data[file.pixels_at + 1 : end : 2],
+        data[file.pixels_at : end : 2],
+    )
+    return bytes(turned)
 
 
 def _native(file: ImageFile, data: bytes, index: int) -> Array:
@@ -178,6 +196,26 @@ def _stream_size(frame: bytes) -> tuple[int, int]:
             return int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big")
         at += 1 if marker == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
     return 0, 0
+
+
+def _check_range(frame: Array, file: ImageFile) -> None:
+    """See that unpacked values are such as the header says; run lengths are of bytes, and hold what those hold.
+
+    Raises:
+        BadImage: they are not. Cut to the bits of the header, they would be others.
+    """
+    if file.syntax == _RLE:
+        return
+    bits = file.bits_stored
+    if file.signed:  # some encoders take a negative sample for the unsigned one of the same bytes
+        frame = frame.view(f"i{frame.dtype.itemsize}")
+    low, high = -(1 << bits - 1) if file.signed else 0, (1 << bits) - 1
+    least, most = int(frame.min()), int(frame.max())
+    if least < low or most > high:
+        raise BadImage(
+            f"a frame of file {file.part.number} unpacks to {least} to {most}, beyond the {bits} bits of the header",
+            details={"file": file.part.number, "min": least, "max": most, "bits_stored": bits, "signed": file.signed},
+        )
 
 
 def _masked(frame: Array, file: ImageFile, *, shift: int) -> Array:

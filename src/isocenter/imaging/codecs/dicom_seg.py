@@ -5,7 +5,7 @@ right afterwards. So classic and enhanced series take one way, and positions are
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from types import ModuleType
@@ -32,6 +32,7 @@ _NOT_COPIED: Final = (
 _MR_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.4"
 _STAND_IN: Final = "2.25."
 _SERIES_AFTER: Final = 1000
+_LAST_NUMBER: Final = 2**31 - 1
 _LONGEST_LO: Final = 64
 _LONGEST_DS: Final = 16
 # PS3.16: CID 7150 and 7159; CID 7162.
@@ -127,7 +128,7 @@ def _segmentation(
         segmentation_type="BINARY",
         segment_descriptions=segments,
         series_instance_uid=library.UID(),
-        series_number=_SERIES_AFTER + max(0, scan.facts.series_number or 0),
+        series_number=min(_LAST_NUMBER, _SERIES_AFTER + max(0, scan.facts.series_number or 0)),
         sop_instance_uid=library.UID(),
         instance_number=1,
         manufacturer="Isocenter",
@@ -165,13 +166,23 @@ def _headers(scan: Scan) -> list[Any]:
     for at, each in enumerate(scan.slices):
         if (header := read.get(id(each.head))) is None:
             header = read[id(each.head)] = dicom.dataset_of(each, tags=wanted if at else None)
-            if missing := [keyword for keyword in _NEEDED if not header.get(keyword)]:
+            if missing := [keyword for keyword in _NEEDED if not _said(header, keyword)]:
                 raise NotDicom(
                     f"a DICOM SEG refers to what the series does not say: {', '.join(missing)}",
                     details={"missing": missing},
                 )
         found.append(header)
+    if len({str(header.SOPInstanceUID) for header in read.values()}) < len(read):
+        raise NotDicom("files of the series share a SOPInstanceUID: a reference would mean several of them")
     return found
+
+
+def _said(header: Any, keyword: str) -> bool:
+    """Whether a header says something there that can be read: pydicom reads a value when it is first asked for."""
+    try:
+        return bool(header.get(keyword))
+    except Exception:
+        return False
 
 
 def _reference(header: Any, index: int) -> _Reference:
@@ -183,7 +194,7 @@ def _stand_in(header: Any, scan: Scan, at: int) -> Any:
     """A slice as a file of its own; the first one says who the patient is, and of which study it is a part."""
     each = type(header)()
     if at == 0:
-        for element in map(copy, header):  # the header stays what it is
+        for element in _readable(header):
             if not element.tag.is_private and element.keyword not in _NOT_COPIED and _allowed(element):
                 each.add(element)
         for keyword in _MAY_BE_EMPTY:
@@ -204,6 +215,16 @@ def _stand_in(header: Any, scan: Scan, at: int) -> Any:
     return each
 
 
+def _readable(header: Any) -> Iterator[Any]:
+    """Copies of the elements whose values are what they are said to be; the header stays what it is."""
+    for tag in header.keys():  # noqa: SIM118 - a data set is iterated by its values, which are read on the way
+        try:
+            found = copy(header[tag])
+        except Exception:
+            continue
+        yield found
+
+
 def _allowed(element: Any) -> bool:
     """Whether a value is one that DICOM allows (PS3.5 6.2); of a sequence, items with others are taken out.
 
@@ -214,7 +235,7 @@ def _allowed(element: Any) -> bool:
     if element.keyword in _KEPT:
         return True
     if element.VR == "SQ":
-        element.value = [item for item in element.value if all(map(_allowed, item))]
+        element.value = [item for item in element.value if _all_allowed(item)]
         return True
     values = element.value if element.VM > 1 else [element.value]
     try:
@@ -223,6 +244,13 @@ def _allowed(element: Any) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _all_allowed(item: Any) -> bool:
+    try:
+        return all(map(_allowed, item))
+    except Exception:
+        return False
 
 
 def _plain(value: float) -> float:

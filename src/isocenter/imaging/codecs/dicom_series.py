@@ -37,6 +37,15 @@ GAP_LIMIT: Final = 0.01
 TILT_LIMIT_DEG: Final = 0.1
 _SAME_MM: Final = 0.01
 _ASIDE_LIMIT_MM: Final = 0.1
+_ALONG_LIMIT: Final = 0.1
+"""Of the median distance between slices: what gaps that are each a little off may come to."""
+_ALIKE: Final = 0.05
+"""How far apart numbers of one kind may be, of the larger one: scanners round."""
+_ONE_KIND: Final = (("type", "image types"), ("echo_time", "echo times"), ("b_value", "b-values"))
+"""What all slices of a volume share. Others may differ from slice to slice, as the time of a trigger does."""
+_ALL_OF_TYPE: Final = {"MR"}
+"""Where each value of ImageType says what the pixels are of (PS3.3 C.8.3.1.1.1): magnitude or phase, water or fat. Of
+other modalities only the third is, as AXIAL; what scanners put after it differs within good series."""
 _DIRECTION_LIMIT: Final = 1e-3
 _SPACING_LIMIT: Final = 1e-3
 _NAMED: Final = 20
@@ -102,13 +111,7 @@ def stack_of(planes: Sequence[Plane]) -> Stack:
     if uneven.size:
         _refuse_gaps(heights, gaps, median, uneven, ordered)
     step = (positions[-1] - positions[0]) / (len(ordered) - 1)
-    aside = np.linalg.norm(positions - positions[0] - np.arange(len(ordered))[:, None] * step, axis=1)
-    if aside.max() > max(_ASIDE_LIMIT_MM, len(ordered) * GAP_LIMIT * median):
-        at = int(aside.argmax())
-        raise BadGeometry(
-            f"slice {at + 1} of {len(ordered)} lies {aside[at]:.3g} mm beside the line through the others",
-            details={"slice": at + 1, "aside_mm": float(aside[at]), "limit_mm": _ASIDE_LIMIT_MM},
-        )
+    _refuse_aside(positions - positions[0] - np.arange(len(ordered))[:, None] * step, normal, median)
     _refuse_every_other(first, median)
     affine = np.eye(4)
     affine[:3, 0] = np.multiply(first.along_row, first.spacing_mm[1])
@@ -219,6 +222,7 @@ def _refuse_unlike(stack: Sequence[Plane]) -> None:
 def _apart(stack: list[Plane]) -> list[list[Plane]]:
     """Volumes that share their positions, told apart by as few kinds as do; one volume where none does."""
     if not _repeated(stack):
+        _refuse_kinds(stack)
         return [stack]
     names = [
         name
@@ -235,6 +239,34 @@ def _apart(stack: list[Plane]) -> list[list[Plane]]:
             if len(groups) > 1 and whole and not any(map(_repeated, groups.values())):
                 return [*groups.values()]
     return [stack]
+
+
+def _refuse_kinds(stack: Sequence[Plane]) -> None:
+    """See that slices side by side are of one kind: those of two echoes that take turns are no volume.
+
+    Raises:
+        MixedSeries: they are not.
+    """
+    for name, what in _ONE_KIND:
+        counts = Counter(_kind(plane, name) for plane in stack)
+        if len(counts) > 1 and not _alike([*counts]):
+            raise MixedSeries(
+                f"slices of {len(counts)} {what} in one volume: {', '.join(each or 'none' for each in counts)}",
+                details={"slices": len(stack), what.replace(" ", "_").replace("-", "_"): [*counts]},
+            )
+
+
+def _kind(plane: Plane, name: str) -> str:
+    value = dict(plane.kinds).get(name) or ""
+    return value.split("\\")[0] if name == "type" and plane.file.modality not in _ALL_OF_TYPE else value
+
+
+def _alike(values: list[str]) -> bool:
+    try:
+        found = [float(each) for each in values]
+    except ValueError:
+        return False
+    return max(found) - min(found) <= _ALIKE * max(map(abs, found))
 
 
 def _repeated(planes: Sequence[Plane]) -> bool:
@@ -276,6 +308,22 @@ def _refuse_tilt(positions: Array, normal: Array, gaps: Array) -> None:
         f"the slices are stacked {angle:.2f} degrees off their normal, at most {TILT_LIMIT_DEG:g} are taken{said}",
         details={"tilt_deg": angle, "limit_deg": TILT_LIMIT_DEG, "gaps_mm": sizes[:_NAMED]},
     )
+
+
+def _refuse_aside(off: Array, normal: Array, median: float) -> None:
+    """See that each slice lies where the grid puts it, however many there are: `off` [slices, 3], in mm."""
+    along = np.abs(off @ normal)
+    beside = np.linalg.norm(off - (off @ normal)[:, None] * normal, axis=1)
+    for found, limit, where in (
+        (beside, _ASIDE_LIMIT_MM, "beside the line through the first and the last"),
+        (along, max(_ASIDE_LIMIT_MM, _ALONG_LIMIT * median), "from where even steps put it"),
+    ):
+        if found.max() > limit:
+            at = int(found.argmax())
+            raise BadGeometry(
+                f"slice {at + 1} of {len(off)} lies {found[at]:.3g} mm {where}; at most {limit:.3g} mm",
+                details={"slice": at + 1, "aside_mm": float(found[at]), "limit_mm": limit},
+            )
 
 
 def _refuse_gaps(heights: Array, gaps: Array, median: float, uneven: Array, ordered: Sequence[Plane]) -> None:

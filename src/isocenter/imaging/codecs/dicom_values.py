@@ -34,11 +34,27 @@ def numbers(dataset: Any, keyword: str, count: int) -> tuple[float, ...] | None:
 
 
 def number(dataset: Any, keyword: str) -> float | None:
-    """One finite number, or None where there is none."""
+    """One finite number, or None where there is none: for what is told and not computed with."""
     try:
         found = numbers(dataset, keyword, 1)
     except BadGeometry:
         return None
+    return found[0] if found else None
+
+
+def stated(dataset: Any, keyword: str, part: Part) -> float | None:
+    """One finite number, or None where the tag is absent or empty: for what voxels and places are computed from.
+
+    Raises:
+        BadImage: something else stands there, as "1,5" or "-1024 HU". To go on without it would be another scan.
+    """
+    try:
+        found = numbers(dataset, keyword, 1)
+    except BadGeometry as exc:
+        raise BadImage(
+            f"file {part.number} has a {keyword} that is not one number",
+            details={"file": part.number, "tag": keyword},
+        ) from exc
     return found[0] if found else None
 
 

@@ -35,6 +35,8 @@ class JpegHeader(Header):
 
     scan_at: int
     components: tuple[int, ...]
+    subsampled: bool
+    """Whether some components have fewer samples than others, as colour differences do."""
     progressive: bool
     metadata: tuple[tuple[int, int], ...]
 
@@ -133,6 +135,7 @@ def _checked(
         orientation=orientation,
         notes=notes,
         scan_at=scan_at,
+        subsampled=len(set(frame[8::3])) > 1,
         components=tuple(frame[7::3]),
         progressive=kind == 0xC2,
         metadata=tuple(metadata),

@@ -5,7 +5,14 @@ from typing import Final
 import numpy as np
 
 from isocenter.core.errors import BadGeometry, BadImage, MissingGeometry, TruncatedImage, UnsupportedMedia
-from isocenter.imaging.codecs.volume_grid import HEADER_BYTES, GridHeader, geometry_of, read_grid, shear_notes
+from isocenter.imaging.codecs.volume_grid import (
+    HEADER_BYTES,
+    GridHeader,
+    geometry_of,
+    in_millimetres,
+    read_grid,
+    shear_notes,
+)
 from isocenter.imaging.codecs.volume_parts import Part
 from isocenter.imaging.geometry import Affine
 from isocenter.imaging.limits import VolumeLimits
@@ -15,6 +22,7 @@ _TYPES: Final = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
     "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
+_UNIT_LIMIT: Final = 1e-3
 _LAST: Final = b"ElementDataFile"
 
 
@@ -48,7 +56,12 @@ def peek(part: Part, *, limits: VolumeLimits) -> GridHeader:
     if name is None:
         raise UnsupportedMedia("a MetaImage of voxels of another type than whole numbers and floats")
     big = _flag(fields, "BinaryDataByteOrderMSB") or _flag(fields, "ElementByteOrderMSB")
-    affine = _affine(fields)
+    scaled = [_numbers(fields, f"ElementToIntensityFunction{each}") for each in ("Slope", "Offset")]
+    if scaled[0] not in (None, [1.0]) or scaled[1] not in (None, [0.0]):
+        raise UnsupportedMedia(
+            "a MetaImage that scales its voxels (ElementToIntensityFunction), which readers leave out"
+        )
+    affine, notes = in_millimetres(_affine(fields), [fields.get("DistanceUnits", "")])
     return GridHeader(
         shape=shape,
         volumes=1,
@@ -57,7 +70,7 @@ def peek(part: Part, *, limits: VolumeLimits) -> GridHeader:
         offset=offset,
         packing="deflate" if _flag(fields, "CompressedData") else "raw",
         geometry=geometry_of(shape, affine),
-        notes=shear_notes(affine),
+        notes=(*notes, *shear_notes(affine)),
     )
 
 
@@ -82,6 +95,13 @@ def _affine(fields: dict[str, str]) -> Affine:
         raise MissingGeometry("the MetaImage does not say its directions, origin and spacing")
     if (len(directions), len(origin), len(spacing)) != (9, 3, 3):
         raise BadGeometry("the MetaImage's directions, origin and spacing are not of 9, 3 and 3 numbers")
+    lengths = np.linalg.norm(np.reshape(directions, (3, 3)), axis=1)
+    if not (np.abs(lengths - 1.0) <= _UNIT_LIMIT).all():
+        raise BadGeometry(
+            f"directions of length {', '.join(f'{each:g}' for each in lengths)} in the MetaImage, whose spacing stands"
+            " elsewhere",
+            details={"lengths": [*map(str, lengths)]},
+        )
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(directions, (3, 3)).T * spacing
     affine[:3, 3] = origin
@@ -95,7 +115,7 @@ def _fields(start: bytes) -> tuple[dict[str, str], int]:
         end = start.find(b"\n", at)
         if end < 0:
             break
-        name, _, value = start[at:end].decode("ascii", "replace").partition("=")
+        name, _, value = start[at:end].decode("utf-8", "replace").partition("=")
         fields[name.strip()] = value.strip()
         at = end + 1
         if name.strip() == _LAST.decode():
@@ -105,7 +125,7 @@ def _fields(start: bytes) -> tuple[dict[str, str], int]:
 
 def _flag(fields: dict[str, str], name: str) -> bool | None:
     value = fields.get(name)
-    return None if value is None else value.lower() in ("true", "1")
+    return None if value is None else value[:1] in ("T", "t", "1")  # as MetaIO reads it
 
 
 def _numbers(fields: dict[str, str], name: str) -> list[float] | None:

@@ -146,9 +146,11 @@ class Planes:
         Raises:
             InputNotAccepted: there is no such channel.
         """
-        if channel is None or len(self.headers) == 1:
+        if channel is None:
             return self
         number = number_of(channel, self.names)
+        if len(self.headers) == 1:
+            return self
         picture = replace(self.picture, pages=self.picture.pages[number : number + 1])
         return Planes(picture, self.headers[number : number + 1], self.names[number : number + 1])
 
@@ -158,11 +160,18 @@ def planes_of(pages: TiffPages, page: int | None) -> Planes:
 
     Raises:
         MultiFrameImage, InputNotAccepted: which picture is not said, or there is none such.
-        BadImage: the pages of one picture differ.
+        BadImage: the pages of one picture differ, from each other or from what is written of them.
     """
     picture = pages.picture(page)
     headers = tuple(pages.header(number) for number in picture.pages)
     first = headers[0]
+    size_px = first.source.height_px, first.source.width_px
+    if picture.size_px is not None and picture.size_px != size_px:
+        height, width = picture.size_px
+        raise BadImage(
+            f"the OME description speaks of {width} x {height} pixels, the page has {size_px[1]} x {size_px[0]}",
+            details={"described": [width, height], "found": [size_px[1], size_px[0]]},
+        )
     for other in headers[1:]:
         if _form(other) != _form(first) or len(_names_of(other)) != 1:
             raise BadImage(
@@ -237,21 +246,22 @@ def _usable(volume: Volume) -> Volume:
 
 
 def number_of(channel: str | int, names: Sequence[str]) -> int:
-    """Which channel is meant, by its name or its number.
+    """Which channel is meant: the one of that name, and only where none has it, the one of that number.
 
-    >>> number_of("gfp", ("DAPI", "GFP")), number_of("0", ("DAPI", "GFP"))
-    (1, 0)
+    A number is looked for among the names too, so that 1 means the same wherever it is said, as text or not.
+
+    >>> number_of("gfp", ("DAPI", "GFP")), number_of("0", ("DAPI", "GFP")), number_of(2, ("2", "1", "0"))
+    (1, 0, 0)
 
     Raises:
         InputNotAccepted: there is no such channel, or several of this name.
     """
-    found = channel
-    if isinstance(channel, str):
-        name = channel.strip()
-        same = [number for number, each in enumerate(names) if each == name]
-        same = same or [number for number, each in enumerate(names) if each.casefold() == name.casefold()]
-        found = same[0] if len(same) == 1 else int(name) if name.isdecimal() and len(name) < 6 and not same else -1
-    if not isinstance(found, int) or not 0 <= found < len(names):
+    name = str(channel).strip()
+    same = [number for number, each in enumerate(names) if each == name]
+    same = same or [number for number, each in enumerate(names) if each.casefold() == name.casefold()]
+    is_number = name.isascii() and name.isdecimal() and len(name) < 6
+    found = same[0] if len(same) == 1 else int(name) if is_number and not same else -1
+    if not 0 <= found < len(names):
         raise InputNotAccepted(
             f"channel {channel} is asked for, there are {', '.join(names)}",
             details={"channel": channel, "found": [*names]},

@@ -8,6 +8,7 @@ import gzip
 import math
 import zlib
 from dataclasses import dataclass
+from itertools import product
 from typing import IO, Any, Final
 
 import numpy as np
@@ -27,8 +28,9 @@ from isocenter.imaging.image import Note
 from isocenter.imaging.limits import VolumeLimits
 from isocenter.imaging.volume import Volume
 
-SFORM_QFORM_LIMIT: Final = 1e-3
-"""Millimetres: above it, the two forms of a file are two places."""
+SFORM_QFORM_LIMIT: Final = 0.1
+"""Millimetres at a corner of the grid: above it, the two forms of a file are two places. A quaternion in float32 that
+turns by nearly half a circle is off by about as much."""
 _TYPES: Final = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
 }  # fmt: skip
@@ -117,7 +119,7 @@ def read_header(start: bytes, *, limits: VolumeLimits) -> NiftiHeader:
     offset = float(said["vox_offset"])
     if not (math.isfinite(offset) and offset >= (348, 540)[version - 1] and offset == int(offset)):
         raise BadImage(f"the voxels start at byte {offset:g}", details={"offset": str(offset)})
-    affine, notes = _affine(said)
+    affine, notes = _affine(said, shape)
     geometry = geometry_of(shape, swap_lps_ras(affine))
     slope, intercept = _scaling(float(said["scl_slope"]), float(said["scl_inter"]))
     return NiftiHeader(
@@ -195,6 +197,11 @@ def _checked(start: bytes, part: Part, limits: VolumeLimits) -> NiftiHeader:
     needed = header.offset + header.volumes * header.volume_bytes
     if part.read(2) == _GZIP:
         limits.check_unpacked(needed, part.size)
+    elif part.size > needed + _PADDING_BYTES:
+        raise BadImage(
+            f"{part.size - needed} bytes follow the voxels that the header of the NIfTI announces",
+            details={"bytes": part.size, "announced_bytes": needed},
+        )
     elif needed > part.size:
         raise TruncatedImage(
             f"the NIfTI has {part.size} bytes, its header announces {needed}",
@@ -256,7 +263,7 @@ def _scaling(slope: float, intercept: float) -> tuple[float, float]:
     return slope, intercept
 
 
-def _affine(said: dict[str, Any]) -> tuple[Affine, tuple[Note, ...]]:
+def _affine(said: dict[str, Any], shape: tuple[int, int, int]) -> tuple[Affine, tuple[Note, ...]]:
     """Millimetres in RAS: sform if its code is positive, else qform if its code is; both must agree."""
     forms: dict[str, Affine] = {}
     if said["sform_code"] > 0:
@@ -268,17 +275,23 @@ def _affine(said: dict[str, Any]) -> tuple[Affine, tuple[Note, ...]]:
     for name, form in forms.items():
         if not np.isfinite(form).all():
             raise BadGeometry(f"the {name} of the NIfTI is not finite", details={"form": name})
-    if len(forms) == 2 and (apart := float(np.abs(forms["sform"] - forms["qform"]).max())) > SFORM_QFORM_LIMIT:
+    scale = _MM_PER_UNIT.get(int(said["xyzt_units"]) & 7, 1.0)
+    forms = {name: np.diag([scale, scale, scale, 1.0]) @ form for name, form in forms.items()}
+    apart = apart_mm(forms["sform"], forms["qform"], shape) if len(forms) == 2 else 0.0
+    if apart > SFORM_QFORM_LIMIT:
         raise BadGeometry(
-            f"sform and qform of the NIfTI differ by {apart:.4g} mm, at most {SFORM_QFORM_LIMIT:g} are taken as equal",
+            f"sform and qform of the NIfTI put a corner {apart:.4g} mm apart, at most {SFORM_QFORM_LIMIT:g} are taken"
+            " as equal",
             details={"difference_mm": apart, "limit_mm": SFORM_QFORM_LIMIT},
         )
-    affine = next(iter(forms.values()))
-    notes: list[Note] = []
-    if scale := _MM_PER_UNIT.get(int(said["xyzt_units"]) & 7):
-        affine = np.diag([scale, scale, scale, 1.0]) @ affine
-        notes.append(Note("converted_to_mm", f"lengths of the header count {scale:g} mm each"))
-    return affine, tuple(notes)
+    converted = Note("converted_to_mm", f"lengths of the header count {scale:g} mm each")
+    return next(iter(forms.values())), (converted,) if scale != 1.0 else ()
+
+
+def apart_mm(one: Affine, other: Affine, shape: tuple[int, int, int]) -> float:
+    """How far apart two places, each [3 or 4, 4], put a corner of a grid, at most."""
+    corners = np.array([(*corner, 1) for corner in product(*((0, size - 1) for size in shape))]).T
+    return float(np.linalg.norm(((one - other) @ corners)[:3], axis=0).max())
 
 
 def from_quaternion(said: dict[str, Any]) -> Affine:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from isocenter.core.tensor import Array
-from isocenter.imaging.codecs.nifti import NIFTI1_FIELDS, SFORM_QFORM_LIMIT, from_quaternion
+from isocenter.imaging.codecs.nifti import NIFTI1_FIELDS, SFORM_QFORM_LIMIT, apart_mm, from_quaternion
 from isocenter.imaging.geometry import Affine, Geometry, swap_lps_ras
 
 MEDIA_TYPE: Final = "application/gzip"
@@ -19,8 +19,8 @@ _OFFSET: Final = 352
 _CODES: Final = {"uint8": 2, "uint16": 512, "float32": 16}
 _MM: Final = 2
 _SCANNER: Final = 1
-_QFORM_LIMIT_MM: Final = 0.01
-"""At the far corner: a quaternion in float32 turns some rotations by more than that."""
+_QFORM_LIMIT_MM: Final = 0.9 * SFORM_QFORM_LIMIT
+"""At a corner, so that readers take both for one place. In float32, a quaternion turns some rotations by more."""
 _LONGEST_AXIS: Final = 32_767
 _EFFORT: Final = {"u": (6, zlib.Z_DEFAULT_STRATEGY), "f": (1, zlib.Z_RLE)}
 """Of deflate, by the kind of number: probabilities hardly shrink, whatever the effort."""
@@ -30,7 +30,8 @@ def nifti_of(voxels: Array, geometry: Geometry, *, compress: bool = True) -> byt
     """A .nii.gz of voxels [i, j, k], or of [K, i, j, k] as K volumes behind each other; a .nii without `compress`.
 
     uint8, uint16 or float32 as they are. The sform is the grid in RAS, in the float32 that the format has; the qform
-    says the same, or nothing (code 0) where it cannot: axes that are not at right angles, a rotation too fine for it.
+    says the same, or nothing (code 0) where it cannot: axes too far off right angles, a rotation too fine for it. Where
+    axes are a little off them, ITK takes the qform, and cannot open a file without.
 
     >>> data = nifti_of(np.zeros((2, 3, 4), np.uint8), Geometry.of((2, 3, 4)), compress=False)
     >>> len(data), data[344:347]
@@ -75,9 +76,7 @@ def _header(voxels: Array, ras_from_voxel: Affine) -> bytes:
     said["pixdim"][0], quaternion = _quaternion(ras_from_voxel[:3, :3] / zooms)
     said |= {"quatern": quaternion, "qoffset": ras_from_voxel[:3, 3]}
     held = {name: np.asarray(said[name], np.float32) for name in ("pixdim", "quatern", "qoffset")}
-    corner = np.array([*voxels.shape[-3:], 1.0])
-    apart = np.abs(from_quaternion(held)[:3] - sform)
-    if apart.max() < SFORM_QFORM_LIMIT / 2 and (apart @ corner).max() < _QFORM_LIMIT_MM:
+    if apart_mm(from_quaternion(held)[:3], np.asarray(said["srow"], np.float64), voxels.shape[-3:]) < _QFORM_LIMIT_MM:
         said["qform_code"] = _SCANNER
     header = bytearray(_HEADER_BYTES)
     header[:4] = _HEADER_BYTES.to_bytes(4, "little")

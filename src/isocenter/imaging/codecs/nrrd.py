@@ -6,7 +6,14 @@ from typing import Final
 import numpy as np
 
 from isocenter.core.errors import BadGeometry, BadImage, MissingGeometry, TruncatedImage, UnsupportedMedia
-from isocenter.imaging.codecs.volume_grid import HEADER_BYTES, GridHeader, geometry_of, read_grid, shear_notes
+from isocenter.imaging.codecs.volume_grid import (
+    HEADER_BYTES,
+    GridHeader,
+    geometry_of,
+    in_millimetres,
+    read_grid,
+    shear_notes,
+)
 from isocenter.imaging.codecs.volume_parts import Part
 from isocenter.imaging.geometry import Affine, swap_lps_ras
 from isocenter.imaging.limits import VolumeLimits
@@ -33,6 +40,7 @@ _LPS_FROM: Final = {
     "left-anterior-superior": np.diag([1.0, -1.0, 1.0, 1.0]),
     "las": np.diag([1.0, -1.0, 1.0, 1.0]),
 }
+_UNIT: Final = re.compile(r'"[^"]*"|[^\s"]+')
 _VECTOR: Final = re.compile(r"none|\([^()]*\)", re.IGNORECASE)
 
 
@@ -78,6 +86,7 @@ def peek(part: Part, *, limits: VolumeLimits) -> GridHeader:
     affine: Affine = np.eye(4)
     affine[:3, :3] = np.transpose([directions[at] or [] for at in spatial])
     affine[:3, 3] = origin
+    affine, notes = in_millimetres(affine, [each.strip('"') for each in _UNIT.findall(fields.get("space units", ""))])
     lps = _LPS_FROM[space] @ affine
     geometry = geometry_of(shape, lps)
     return GridHeader(
@@ -88,7 +97,7 @@ def peek(part: Part, *, limits: VolumeLimits) -> GridHeader:
         offset=offset,
         packing="raw" if encoding == "raw" else "deflate",
         geometry=geometry,
-        notes=shear_notes(lps),
+        notes=(*notes, *shear_notes(lps)),
     )
 
 
@@ -108,10 +117,12 @@ def _fields(start: bytes) -> tuple[dict[str, str], int]:
         raise TruncatedImage("the NRRD ends within its header, or it is too long", details={"bytes": len(start)})
     end, mark = min(ends)
     fields: dict[str, str] = {}
-    for line in start[:end].decode("ascii", "replace").splitlines()[1:]:
+    for line in start[:end].decode("utf-8", "replace").splitlines()[1:]:
         name, colon, value = line.partition(":")
         if not line.startswith("#") and colon and not value.startswith("="):
-            fields[name.strip().lower()] = value.strip()
+            name, value = name.strip().lower(), value.strip()
+            if fields.setdefault(name, value) != value:
+                raise BadImage(f"the NRRD says its {name[:20]} twice, and each time another one")
     return fields, end + mark
 
 

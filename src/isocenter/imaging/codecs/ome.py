@@ -15,8 +15,13 @@ _UM: Final = {
     "inch": 25400.0, "in": 25400.0, "Å": 1e-4, "pm": 1e-6,
 }  # fmt: skip
 _MAX_PLANES, _MAX_IMAGES = 16_384, 64
+_MAX_SIDE_PX, _MAX_DIGITS = 2**32 - 1, 20
 _ORDERS = {"XYZCT", "XYZTC", "XYCTZ", "XYCZT", "XYTCZ", "XYTZC"}
 _IMAGEJ = re.compile(rb"ImageJ=")
+# Of a pixel, in micrometres: less than an atom or more than a hand is no microscope's, whatever is written.
+_SIZES_UM: Final = (1e-4, 1e5)
+# Dots per inch of a printer or screen, which ImageJ keeps from a photograph: 85 um are 300.
+_LARGEST_OF_INCHES_UM: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +34,19 @@ class Picture:
     """Names of the channels; empty, or empty at places: the file does not say."""
     pixel_size_um: tuple[float, float] | None = None
     """Height and width."""
+    size_px: tuple[int, int] | None = None
+    """Height and width of a page as described: pages of another size are not what the pixel size was written for."""
 
 
 def pictures_of(description: bytes, pages: int, *, per_unit: tuple[float, float] | None = None) -> list[Picture] | None:
-    """The pictures that a description makes of a file's pages; None: it says nothing of them.
+    """The pictures that a description makes of a file's pages, or of some of them; None: it says nothing of them.
 
     `pages` is how many there are; `per_unit` is what the resolution tags say, pixels down and across a unit, which is
     ImageJ's to tell.
 
-    >>> pictures_of(b"ImageJ=1.53\\nimages=4\\nchannels=2\\nslices=2\\n", 4)
-    [Picture(pages=(0, 1), channels=(), pixel_size_um=None), Picture(pages=(2, 3), channels=(), pixel_size_um=None)]
+    >>> first, second = pictures_of(b"ImageJ=1.53\\nimages=4\\nchannels=2\\nslices=2\\n", 4)
+    >>> first.pages, second.pages
+    ((0, 1), (2, 3))
 
     Raises:
         BadImage: it cannot be read, or does not fit the pages.
@@ -63,7 +71,7 @@ def micrometres(unit: str) -> float | None:
 def _of_imagej(description: bytes, pages: int, per_unit: tuple[float, float] | None) -> list[Picture]:
     lines = description.split(b"\0")[0].decode("utf-8", "replace").splitlines()
     facts = dict(line.split("=", 1) for line in lines if "=" in line)
-    images, channels = _count(facts.get("images", "1")), _count(facts.get("channels", "1"))
+    images, channels = _count(facts.get("images", str(pages))), _count(facts.get("channels", "1"))
     if images > pages:
         raise UnsupportedMedia(
             f"an ImageJ stack of {images} images without a page for each; {pages} are there",
@@ -71,13 +79,26 @@ def _of_imagej(description: bytes, pages: int, per_unit: tuple[float, float] | N
         )
     if images % channels:
         raise BadImage(f"{images} images of {channels} channels", details={"images": images, "channels": channels})
-    unit = micrometres(facts.get("unit", ""))
-    size = (unit / per_unit[0], unit / per_unit[1]) if unit and per_unit and min(per_unit) > 0 else None
+    size = _imagej_size(facts.get("unit", ""), per_unit)
     return [Picture(tuple(range(first, first + channels)), (), size) for first in range(0, images, channels)]
 
 
+def _imagej_size(name: str, per_unit: tuple[float, float] | None) -> tuple[float, float] | None:
+    unit = micrometres(name)
+    if not unit or not per_unit or min(per_unit) <= 0:
+        return None
+    size = unit / per_unit[0], unit / per_unit[1]
+    if unit == _UM["inch"] and max(size) > _LARGEST_OF_INCHES_UM:
+        return None
+    return size if all(map(_is_size, size)) else None
+
+
+def _is_size(um: float) -> bool:
+    return _SIZES_UM[0] <= um <= _SIZES_UM[1]
+
+
 def _count(text: str) -> int:
-    if not text.strip().isdecimal() or not 1 <= int(text) <= _MAX_PLANES:
+    if not text.strip().isdecimal() or len(text) > _MAX_DIGITS or not 1 <= int(text) <= _MAX_PLANES:
         raise BadImage(f"an ImageJ stack of {text[:20]!r}")
     return int(text)
 
@@ -124,7 +145,7 @@ def _of_image(image: ElementTree.Element, pages: int, own: str) -> Iterator[Pict
                 details={"page": max(numbers), "pages": pages},
             )
         known = names if each == 1 and len(names) == len(numbers) else ()
-        yield Picture(numbers, known, _pixel_size(pixels))
+        yield Picture(numbers, known, _pixel_size(pixels), _size(pixels))
 
 
 def _places(
@@ -175,10 +196,17 @@ def _pixel_size(pixels: ElementTree.Element) -> tuple[float, float] | None:
             size = float(pixels.get(f"PhysicalSize{axis}", ""))
         except ValueError:
             return None
-        if unit is None or not 0 < size * unit < math.inf:
+        if unit is None or not _is_size(size * unit):
             return None
         sizes.append(size * unit)
     return sizes[0], sizes[1]
+
+
+def _size(pixels: ElementTree.Element) -> tuple[int, int] | None:
+    height, width = pixels.get("SizeY"), pixels.get("SizeX")
+    return (
+        None if height is None or width is None else (_positive(height, _MAX_SIDE_PX), _positive(width, _MAX_SIDE_PX))
+    )
 
 
 def _named(parent: ElementTree.Element, name: str) -> Iterator[ElementTree.Element]:
@@ -186,14 +214,14 @@ def _named(parent: ElementTree.Element, name: str) -> Iterator[ElementTree.Eleme
     return (child for child in parent if child.tag.rpartition("}")[2] == name)
 
 
-def _index(text: str) -> int:
-    if not text.strip().isdecimal() or int(text) > 10 * _MAX_PLANES:
+def _index(text: str, most: int = 10 * _MAX_PLANES) -> int:
+    if not text.strip().isdecimal() or len(text) > _MAX_DIGITS or int(text) > most:
         raise BadImage(f"the OME description counts {text[:20]!r}")
     return int(text)
 
 
-def _positive(text: str) -> int:
-    number = _index(text)
+def _positive(text: str, most: int = 10 * _MAX_PLANES) -> int:
+    number = _index(text, most)
     if not number:
         raise BadImage("the OME description counts 0 of something")
     return number

@@ -49,6 +49,8 @@ def read_header(data: bytes) -> PngHeader:
         if not small and name != b"IHDR":
             raise BadImage(f"the first chunk is {_shown(name)}, not IHDR")
         if name == b"IDAT":
+            if data.find(b"eXIf", end) >= 0:
+                small |= _late_exif(data, at, early=b"eXIf" in small)
             return _checked(small)
         if name == b"IEND":
             raise BadImage("the image ends without pixels")
@@ -63,6 +65,21 @@ def read_header(data: bytes) -> PngHeader:
             raise BadImage(f"unknown critical chunk {_shown(name)}")
         at = end + 4
     raise BadImage(f"more than {_MAX_CHUNKS} chunks", details={"limit": _MAX_CHUNKS})
+
+
+def _late_exif(data: bytes, at: int, *, early: bool) -> dict[bytes, bytes]:
+    """The EXIF block behind the pixels, where some programs write it; nothing if those letters are of other chunks."""
+    for _ in range(_MAX_CHUNKS):
+        name, start, end = _chunk(data, at)
+        if name == b"IEND" or end + 4 > len(data):
+            return {}
+        if name == b"eXIf":
+            _check_crc(data, at, end, name)
+            if early:
+                raise BadImage("two eXIf chunks")
+            return {name: data[start:end]}
+        at = end + 4
+    return {}
 
 
 def decode(data: bytes, header: PngHeader) -> Decoded:

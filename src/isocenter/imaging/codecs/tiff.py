@@ -4,6 +4,7 @@ The file's own tag table never reaches a decoder: its tags are read here, checke
 (`tiff_blocks`). So metadata cannot mislead, warn or loop.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +12,18 @@ import numpy as np
 from isocenter.core.errors import BadImage, MultiFrameImage, TruncatedImage, UnsupportedMedia
 from isocenter.imaging.codecs.header import Header
 from isocenter.imaging.codecs.ifd import Directory, Layout, Readable, checked_orientation, read_directory, read_layout
+from isocenter.imaging.codecs.ome import pictures_of
 from isocenter.imaging.image import Note, SourceInfo
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
 STRIP_OFFSETS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_COUNTS = 273, 274, 277, 278, 279
 PLANAR, PREDICTOR, COLORMAP, EXTRA_SAMPLES, SAMPLE_FORMAT, JPEG_TABLES = 284, 317, 320, 338, 339, 347
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS = 322, 323, 324, 325
+SUBFILE, DESCRIPTION, BELOW = 254, 270, 330
+_DEPTH, _STK_PLANES = 32997, 33629
+ALL_THERE_IS = frozenset({SUBFILE, DESCRIPTION, BELOW, _DEPTH, _STK_PLANES})
+"""What `refuse_hidden` looks at."""
+REDUCED = 1
 _STRUCTURE = (WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, SAMPLES, PLANAR, PREDICTOR, ORIENTATION)
 _STRIPS = (STRIP_OFFSETS, ROWS_PER_STRIP, STRIP_COUNTS)
 _TILES = (TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS)
@@ -35,6 +42,7 @@ UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 _DEPTHS = {UNSIGNED: (1, 2, 4, 8, 12, 16, 32), SIGNED: (8, 16, 32), FLOAT: (16, 32, 64)}
 _KINDS = {UNSIGNED: "u", SIGNED: "i", FLOAT: "f"}
 PREMULTIPLIED, STRAIGHT = 1, 2
+_CUT_SHORT = re.compile(rb'\{"shape":.*"truncated": true', re.DOTALL)
 _MAX_SAMPLES = 8
 _MAX_TILE_SIDE = 4096
 
@@ -91,10 +99,28 @@ class TiffHeader(Header):
 def read_header(data: bytes) -> TiffHeader:
     """Read and check the one directory."""
     layout = read_layout(data)
-    tags = read_directory(data, _WANTED, layout=layout)
+    tags = read_directory(data, _WANTED | ALL_THERE_IS, layout=layout)
     if tags.next_offset:
         raise MultiFrameImage("the TIFF holds more than one page", details={"next_offset": tags.next_offset})
+    refuse_hidden(tags)
+    if tags.one(SUBFILE, 0) & REDUCED and tags.values.get(BELOW):
+        raise UnsupportedMedia("a TIFF whose one page is a smaller copy of what lies below it, as a camera's raw files")
+    pictures_of(tags.texts.get(DESCRIPTION, b""), 1)
     return _checked(tags, len(data))
+
+
+def refuse_hidden(first: Directory) -> None:
+    """See that the first page, read with `ALL_THERE_IS`, does not stand for a stack of planes.
+
+    Raises:
+        UnsupportedMedia: it does. It would be answered for all of them.
+    """
+    if (planes := first.one(_DEPTH, 1)) > 1:
+        raise UnsupportedMedia(f"a TIFF of {planes} planes in one page", details={"planes": planes})
+    if _STK_PLANES in first.fractions or _STK_PLANES in first.values:
+        raise UnsupportedMedia("a MetaMorph stack, whose planes have no pages; save it as OME-TIFF")
+    if _CUT_SHORT.match(first.texts.get(DESCRIPTION, b"")):
+        raise UnsupportedMedia("a stack by tifffile whose planes have no pages; write it without `truncate`")
 
 
 def read_page(data: Readable, layout: Layout, at: int) -> TiffHeader:

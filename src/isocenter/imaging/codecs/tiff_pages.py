@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from isocenter.core.errors import BadImage, InputNotAccepted, MultiFrameImage
+from isocenter.core.errors import BadImage, InputNotAccepted, MultiFrameImage, UnsupportedMedia
 from isocenter.imaging.codecs import tiff
 from isocenter.imaging.codecs.ifd import Directory, Layout, Readable, directories, read_directory, read_layout
 from isocenter.imaging.codecs.ome import Picture, micrometres, pictures_of
 from isocenter.imaging.codecs.tiff import TiffHeader
 
-_SUBFILE, _DESCRIPTION, _PER_X, _PER_Y, _UNIT = 254, 270, 282, 283, 296
-_FIRST_FACTS = frozenset({_SUBFILE, _DESCRIPTION, _PER_X, _PER_Y, _UNIT})
-_FACTS = _FIRST_FACTS - {_DESCRIPTION}
-_REDUCED, _MASK = 1, 4
+_PER_X, _PER_Y, _UNIT = 282, 283, 296
+_FACTS = frozenset({tiff.SUBFILE, tiff.WIDTH, tiff.HEIGHT, tiff.BELOW, _PER_X, _PER_Y, _UNIT})
+_FIRST_FACTS = _FACTS | tiff.ALL_THERE_IS
+_MASK = 4
 _UNITS = {2: "inch", 3: "cm"}
 # Printers' and screens' dots per inch stand in many files: a pixel of 85 um is 300 dpi, not a microscope's.
 _LARGEST_UM = 20.0
@@ -56,23 +56,38 @@ class TiffPages:
 def read_pages(data: Readable) -> TiffPages:
     """Walk through a TIFF's directories.
 
-    Pages that are smaller copies or masks of others are left out, unless OME-XML places planes on them.
+    Pages that are smaller copies or masks of others are left out, unless OME-XML places planes on them. Pages that a
+    description does not speak of are pictures too, after those that it does: which one is meant is not guessed.
 
     Raises:
         BadImage, TruncatedImage: a directory is broken or cut.
-        UnsupportedMedia: pixels lie in another file.
+        UnsupportedMedia: pixels lie in another file, or where pages do not tell.
     """
     layout = read_layout(data)
     offsets = tuple(directories(data, layout))
     if not offsets:
         raise BadImage("the TIFF has no page")
     first = read_directory(data, _FIRST_FACTS, layout=layout, at=offsets[0])
-    told = pictures_of(first.texts.get(_DESCRIPTION, b""), len(offsets), per_unit=_per_unit(first))
-    if told is not None:
-        return TiffPages(data, layout, offsets, tuple(told))
-    pages = [read_directory(data, _FACTS, layout=layout, at=at) for at in offsets]
-    full = [n for n, page in enumerate(pages) if not n or not page.one(_SUBFILE, 0) & (_REDUCED | _MASK)]
-    return TiffPages(data, layout, offsets, tuple(Picture((n,), (), _pixel_size_um(pages[n])) for n in full))
+    tiff.refuse_hidden(first)
+    told = pictures_of(first.texts.get(tiff.DESCRIPTION, b""), len(offsets), per_unit=_per_unit(first)) or []
+    placed = {page for picture in told for page in picture.pages}
+    others = [n for n in range(len(offsets)) if n not in placed]
+    pages = {n: read_directory(data, _FACTS, layout=layout, at=offsets[n]) for n in others}
+    largest = max([_pixels(first), *map(_pixels, pages.values())])
+    full = [n for n, page in pages.items() if not _left_out(page, largest)]
+    if not told and not full:
+        raise UnsupportedMedia("a TIFF of which each page is a copy or a mask of what does not stand beside it")
+    return TiffPages(data, layout, offsets, (*told, *(Picture((n,), (), _pixel_size_um(pages[n])) for n in full)))
+
+
+def _pixels(page: Directory) -> int:
+    return page.one(tiff.WIDTH, 0) * page.one(tiff.HEIGHT, 0)
+
+
+def _left_out(page: Directory, largest: int) -> bool:
+    """Whether it is a mask, or a copy that is smaller than what it is a copy of: same-sized pages are pictures."""
+    kind, below = page.one(tiff.SUBFILE, 0), bool(page.values.get(tiff.BELOW))
+    return bool(kind & _MASK) or bool(kind & tiff.REDUCED and (below or _pixels(page) < largest))
 
 
 def _per_unit(tags: Directory) -> tuple[float, float] | None:

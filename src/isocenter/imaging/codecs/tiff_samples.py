@@ -207,6 +207,8 @@ def _from_jpeg(data: Readable, header: TiffHeader, piece: _Piece, samples: int) 
     colours = _ADOBE + (_AS_RGB if header.photometric == tiff.RGB else _AS_YCBCR) if samples == 3 else b""
     whole = b"".join((b"\xff\xd8", colours, tables, body))
     found = jpeg.read_header(whole)
+    if header.photometric == tiff.RGB and found.subsampled:
+        raise BadImage("a TIFF of red, green and blue whose JPEG holds fewer samples of some: they are no such colours")
     size = found.source.height_px, found.source.width_px, found.channels
     if size[1:] != (header.block_width, samples) or not rows <= size[0] <= header.block_height:
         raise BadImage(

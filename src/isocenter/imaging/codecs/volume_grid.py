@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -18,6 +19,13 @@ from isocenter.imaging.volume import Volume
 HEADER_BYTES: Final = 64 * 2**10
 SHEAR_LIMIT_DEG: Final = 0.5
 _LONGEST_MM: Final = 1e4
+_MM: Final = {
+    **dict.fromkeys(("", "?", "mm", "millimeter", "millimeters", "millimetre", "millimetres"), 1.0),
+    **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1e3),
+    **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), 10.0),
+    **dict.fromkeys(("um", "\u00b5m", "micron", "microns", "micrometer", "micrometers"), 1e-3),
+    **dict.fromkeys(("nm", "nanometer", "nanometers"), 1e-6),
+}
 _ANY_WRAPPER: Final = 32 + zlib.MAX_WBITS
 """Of deflated data: zlib's or gzip's, as its first bytes say."""
 
@@ -56,6 +64,28 @@ def geometry_of(shape: tuple[int, int, int], lps_from_voxel: Affine) -> Geometry
         return Geometry(shape, lps_from_voxel)
     except ValueError as exc:
         raise BadGeometry(f"the place that the header names is impossible: {exc}") from exc
+
+
+def in_millimetres(affine: Affine, units: Sequence[str]) -> tuple[Affine, tuple[Note, ...]]:
+    """A place whose lengths are of other units, and a note if they are; units that a file leaves empty are mm.
+
+    >>> in_millimetres(np.eye(4), ["cm", "cm", "cm"])[0].diagonal().tolist()
+    [10.0, 10.0, 10.0, 1.0]
+
+    Raises:
+        BadGeometry: they are unknown, or differ from axis to axis.
+    """
+    known = {_MM.get(each.strip().lower().replace("\u03bc", "\u00b5")) for each in units} or {1.0}
+    scale = known.pop()
+    if scale is None or known:
+        raise BadGeometry(
+            f"lengths in {', '.join(dict.fromkeys(each[:20] for each in units))}; one unit of length is needed",
+            details={"units": [each[:20] for each in units]},
+        )
+    if scale == 1.0:
+        return affine, ()
+    note = Note("converted_to_mm", f"lengths of the header count {scale:g} mm each")
+    return np.diag([scale, scale, scale, 1.0]) @ affine, (note,)
 
 
 def shear_notes(affine: Affine) -> tuple[Note, ...]:

@@ -126,11 +126,16 @@ def test_twelve_signed_bits_keep_their_sign() -> None:
     np.testing.assert_array_equal(read(made).voxels[0].transpose(2, 1, 0), signed)
 
 
-def test_a_high_bit_above_the_stored_ones_shifts_them_down() -> None:
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "run lengths"])
+def test_a_high_bit_above_the_stored_ones_shifts_them_down(packed: bool) -> None:
     made = slices((voxels() << 4).astype(np.uint16).view(np.int16))
-    for each in made:
-        each.PixelRepresentation, each.BitsStored, each.HighBit = 0, 12, 15
-    np.testing.assert_array_equal(read(made).voxels[0].transpose(2, 1, 0), voxels())
+    syntax = RLELossless if packed else ImplicitVRLittleEndian
+    source = {}
+    for at, each in enumerate(made):
+        ready = compressed(each, syntax) if packed else each
+        ready.PixelRepresentation, ready.BitsStored, ready.HighBit = 0, 12, 15
+        source[str(at)] = coded(ready, syntax)
+    np.testing.assert_array_equal(read_volume(source, limits=LIMITS).voxels[0].transpose(2, 1, 0), voxels())
 
 
 @pytest.mark.parametrize(("bits", "dtype"), [(8, "u1"), (32, "<u4")])
@@ -284,3 +289,38 @@ def jpeg_lossless(plane: Array) -> bytes:
             b"\xff\xd9",
         )
     )
+
+
+@pytest.mark.parametrize("vr", ["OW", "OB"])
+def test_big_endian_samples_of_a_byte_are_turned_in_words_and_not_in_bytes(vr: str) -> None:
+    samples = (voxels()[0] % 256).astype(np.uint8)
+    made = slices()[0]
+    made.BitsAllocated = made.BitsStored = 8
+    made.HighBit, made.PixelRepresentation = 7, 0
+    as_words = np.frombuffer(samples.tobytes(), "<u2").astype(">u2").tobytes()
+    made.PixelData = as_words if vr == "OW" else samples.tobytes()
+    made["PixelData"].VR = vr
+    np.testing.assert_array_equal(stored(coded(made, ExplicitVRBigEndian))[0], samples)
+
+
+def in_16_bits(stored_: Array, syntax: UID, *, bits_stored: int, signed: bool) -> bytes:
+    """A slice whose codestream has 16 bits, whatever its header says."""
+    made = slices(large())[0]
+    made.PixelRepresentation = 0
+    made.PixelData = stored_.astype("<u2").tobytes()
+    made.compress(
+        syntax, encoding_plugin="pylibjpeg" if syntax == JPEG2000Lossless else "", generate_instance_uid=False
+    )
+    made.BitsStored, made.HighBit, made.PixelRepresentation = bits_stored, bits_stored - 1, int(signed)
+    return coded(made, syntax)
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless], ids=lambda each: each.name)
+def test_a_codestream_with_more_bits_than_the_header_is_not_cut_to_it(syntax: UID) -> None:
+    values = np.abs(large()[0].astype(np.int64)) % 4096
+    with pytest.raises(BadInput, match="beyond the 12 bits"):
+        stored(in_16_bits(values * 14, syntax, bits_stored=12, signed=False))
+    np.testing.assert_array_equal(stored(in_16_bits(values, syntax, bits_stored=12, signed=False))[0], values)
+    # A negative sample of 12 bits, in the 16 of the stream.
+    below = values - 2048
+    np.testing.assert_array_equal(stored(in_16_bits(below, syntax, bits_stored=12, signed=True))[0], below)

@@ -355,3 +355,42 @@ def test_what_the_library_stumbles_over_is_a_refusal_without_names() -> None:
 def test_nothing_of_the_patient_shows_where_slices_are_printed() -> None:
     scan = scan_of(files(slices()))
     assert "Doe" not in repr(scan.slices)
+
+
+def test_slices_that_a_reference_cannot_tell_apart_are_not_referred_to() -> None:
+    made = slices()
+    for each in made:
+        each.SOPInstanceUID = each.file_meta.MediaStorageSOPInstanceUID = made[0].SOPInstanceUID
+    with pytest.raises(NotDicom, match="share a SOPInstanceUID"):
+        refuse_unreferable(scan_of(files(made)))
+
+
+def test_the_highest_number_of_a_series_is_followed_by_none() -> None:
+    scan = scan_of(files(every(lambda each: setattr(each, "SeriesNumber", 2**31 - 1), slices())))
+    assert opened(written(lumps(scan.volume.geometry.shape), scan)).SeriesNumber == 2**31 - 1
+
+
+UNKNOWN = {"SOPInstanceUID": b"\x08\x00\x18\x00UI", "PatientWeight": b"\x10\x00\x30\x10DS"}
+
+
+def with_unknown(keyword: str, at: int) -> Files:
+    """A series in which a slice has a value of a kind that there is not."""
+    made = slices()
+    for each in made:
+        each.PatientWeight = "70"
+    found = {str(number): coded(each) for number, each in enumerate(made)}
+    return found | {str(at): found[str(at)].replace(UNKNOWN[keyword], UNKNOWN[keyword][:4] + b"XX", 1)}
+
+
+@pytest.mark.parametrize("at", [0, 3])
+def test_what_cannot_be_read_cannot_be_referred_to_and_is_said_before_the_model_runs(at: int) -> None:
+    with pytest.raises(NotDicom, match="SOPInstanceUID"):
+        refuse_unreferable(scan_of(with_unknown("SOPInstanceUID", at)))
+
+
+def test_what_cannot_be_read_and_is_not_needed_is_left_out() -> None:
+    scan = scan_of(with_unknown("PatientWeight", 0))
+    seg = opened(written(lumps(scan.volume.geometry.shape), scan))
+
+    assert "PatientWeight" not in seg
+    assert seg.PatientID == "17"

@@ -11,6 +11,7 @@ import pytest
 
 from isocenter.core.errors import BadInput
 from isocenter.core.tensor import Array
+from isocenter.imaging.codecs.nifti import SFORM_QFORM_LIMIT
 from isocenter.imaging.codecs.volume_files import Pick, describe, read_volume
 from isocenter.imaging.geometry import swap_lps_ras
 from isocenter.imaging.limits import VolumeLimits
@@ -125,6 +126,18 @@ def test_lengths_in_metres_become_millimetres_and_that_is_recorded() -> None:
     assert [note.code for note in volume.notes] == ["converted_to_mm"]
 
 
+@pytest.mark.parametrize(("unit", "mm"), [(1, 1000.0), (3, 0.001)], ids=["metres", "micrometres"])
+@pytest.mark.parametrize(("apart_mm", "is_read"), [(0.05, True), (0.5, False)])
+def test_two_forms_are_compared_in_millimetres(unit: int, mm: float, apart_mm: float, is_read: bool) -> None:
+    affine = AFFINE / [[mm], [mm], [mm], [1]]
+    elsewhere = [*affine[0, :3], affine[0, 3] + apart_mm / mm]
+    data = coded(image(affine=affine), xyzt_units=unit, srow_x=elsewhere)
+    if is_read:
+        np.testing.assert_allclose(read(data).geometry.spacing_mm, (2.0, 1.5, 4.0), rtol=1e-5)
+    else:
+        refused(data, "bad_geometry", {"limit_mm": SFORM_QFORM_LIMIT})
+
+
 def test_a_sheared_grid_is_recorded() -> None:
     affine = AFFINE.copy()
     affine[1, 2] = 1.0
@@ -149,6 +162,7 @@ def refused(data: bytes, code: str, details: dict[str, Any] | None = None, pick:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "forms apart at a far corner": ({"dim": [3, 5, 4, 3, 1, 1, 1, 1], "srow_z": [0.03, 0, 4.0, 7]}, "bad_geometry"),
     "both codes are 0": ({"sform_code": 0, "qform_code": 0}, "missing_geometry"),
     "forms 2 mm apart": ({"srow_x": [-2.0, 0, 0, 32]}, "bad_geometry"),
     "forms mirrored": ({"srow_x": [2.0, 0, 0, 30]}, "bad_geometry"),
@@ -205,8 +219,10 @@ def test_a_bomb_is_refused_by_its_header() -> None:
     assert read(bomb).geometry.shape == (512, 512, 4)
 
 
-def test_a_file_that_goes_on_behind_its_voxels_is_not_inflated_for_ever() -> None:
-    refused(gzip.compress(coded(image()) + bytes(8 * 2**20)), "bad_image")
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+def test_a_file_that_goes_on_behind_its_voxels_is_refused(packed: bool) -> None:
+    data = coded(image()) + bytes(8 * 2**20)
+    refused(gzip.compress(data) if packed else data, "bad_image")
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -142,6 +142,13 @@ REFUSED = {
     "nrrd, too large": (nrrd(sizes="8000 8000 8000"), "too_many_pixels"),
     "nrrd, of size 0": (nrrd(sizes="5 4 0"), "bad_image"),
     "nrrd, a bomb": (nrrd(gzip.compress(bytes(10)), sizes="500 500 500", encoding="gzip"), "too_many_bytes"),
+    "nrrd, lengths in pixels": (nrrd(space_units='"pixel" "pixel" "pixel"'), "bad_geometry"),
+    "nrrd, lengths of two units": (nrrd(space_units='"mm" "mm" "cm"'), "bad_geometry"),
+    "nrrd, two spaces": (nrrd().replace(b"sizes", b"space: RAS\nsizes"), "bad_image"),
+    "mha, lengths in parsecs": (mha(DistanceUnits="pc"), "bad_geometry"),
+    "mha, values scaled": (mha(ElementToIntensityFunctionSlope="2"), "unsupported_media"),
+    "mha, values moved": (mha(ElementToIntensityFunctionOffset="-1024"), "unsupported_media"),
+    "mha, lengths in directions": (mha(TransformMatrix="2 0 0 0 2 0 0 0 2"), "bad_geometry"),
     "mha, voxels elsewhere": (mha(ElementDataFile="../secret.raw"), "unsupported_media"),
     "mha, a list of files": (mha(ElementDataFile="LIST"), "unsupported_media"),
     "mha, colours": (mha(ElementNumberOfChannels="3"), "unsupported_media"),
@@ -156,6 +163,23 @@ REFUSED = {
     "mha, within its header": (mha()[:60], "truncated_image"),
     "mha, packed and broken": (mha(b"not zlib", CompressedData="True"), "bad_image"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("unit", "mm"), [("mm", 1), ("cm", 10), ("m", 1000), ("um", 0.001), ("\u00b5m", 0.001), ("", 1)]
+)
+def test_lengths_of_other_units_become_millimetres_and_that_is_recorded(unit: str, mm: float) -> None:
+    for data in (nrrd(space_units=" ".join([f'"{unit}"'] * 3)), mha(DistanceUnits=unit)):
+        volume = read_volume(data, limits=LIMITS)
+        np.testing.assert_allclose(volume.geometry.spacing_mm, np.multiply((2, 3, 4), mm))
+        np.testing.assert_allclose(volume.geometry.position_lps_mm((0, 0, 0)), np.multiply((1, 2, 3), mm))
+        assert [note.code for note in volume.notes] == ["converted_to_mm"] * (mm != 1)
+
+
+@pytest.mark.parametrize("flag", ["True", "T", "t", "1"])
+def test_flags_are_those_that_metaio_takes_for_true(flag: str) -> None:
+    volume = read_volume(mha(VOXELS.astype(">i2").tobytes(), BinaryDataByteOrderMSB=flag), limits=LIMITS)
+    np.testing.assert_array_equal(volume.voxels[0].transpose(2, 1, 0), VOXELS)
 
 
 @pytest.mark.parametrize("name", REFUSED)

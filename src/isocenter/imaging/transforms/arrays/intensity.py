@@ -1,11 +1,12 @@
 """Steps that change values and leave the grid alone: float32 in, float32 out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 
-from isocenter.core.errors import InputNotAccepted
+from isocenter.core.errors import EmptyInput, InputNotAccepted
 from isocenter.core.tensor import FloatArray
 from isocenter.imaging.image import Note
 from isocenter.imaging.transforms.arrays.steps import ArrayPercentile, Clip, Limit, Scale, ShiftScale, Standardize
@@ -15,9 +16,38 @@ Window: TypeAlias = tuple[float, float]
 
 
 def windows_of(array: FloatArray, step: Scale | Clip) -> tuple[Window, ...]:
-    """What the limits of a step come to: one for all channels, or one a channel."""
+    """What the limits of a step come to: one for all channels, or one a channel.
+
+    Raises:
+        EmptyInput: nothing is left inside a window, of values that differ.
+    """
     low, high = step.low or ArrayPercentile(percentile=0), step.high or ArrayPercentile(percentile=100)
-    return tuple(bounds(values, low, high) for values in (array if step.per_channel else [array]))
+    found = []
+    for values in array if step.per_channel else [array]:
+        window = bounds(values, low, high)
+        refuse_empty(window, partial(_ends, values))
+        found.append(window)
+    return tuple(found)
+
+
+def _ends(values: FloatArray) -> Window:
+    return float(values.min()), float(values.max())
+
+
+def refuse_empty(window: Window, extremes: Callable[[], Window]) -> None:
+    """See that a window does not come to one value, unless that is all there is: a channel may be empty.
+
+    Raises:
+        EmptyInput: it does. The rest would go to the model as it is, and mean nothing to it.
+    """
+    low, high = window
+    if high > low or (ends := extremes())[0] == ends[1]:
+        return
+    raise EmptyInput(
+        f"nothing is left inside the intensity window, {low:.6g} to {high:.6g}: nearly all values are one; "
+        f"they reach from {ends[0]:.6g} to {ends[1]:.6g}",
+        details={"low": low, "high": high, "min": ends[0], "max": ends[1]},
+    )
 
 
 def windowed(array: FloatArray, step: Scale | Clip, windows: Sequence[Window]) -> FloatArray:

@@ -78,6 +78,7 @@ def measured(steps: Sequence[ArrayStep], bands: Bands, shape: tuple[int, int], n
 
     Raises:
         InputNotAccepted: a step cannot be done part by part.
+        EmptyInput: nothing is left inside an intensity window.
     """
     changes: list[_Change] = []
     notes: list[Note] = []
@@ -177,8 +178,14 @@ def _windows(
         else:
             found = iter(percentiles(partial(_floats, bands, before, group), asked, size * len(group)))
         first, second = (next(found) if isinstance(limit, ArrayPercentile) else limit.value for limit in limits)
+        intensity.refuse_empty((first, second), partial(_ends, bands, before, group))
         windows.append((first, second))
     return tuple(windows)
+
+
+def _ends(bands: Bands, before: tuple[_Change, ...], group: list[int]) -> Window:
+    low, high = _extremes(bands, before)
+    return float(low[group].min()), float(high[group].max())
 
 
 def _extremes(bands: Bands, before: tuple[_Change, ...]) -> tuple[Array, Array]:
