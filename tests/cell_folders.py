@@ -13,6 +13,7 @@ from isocenter.core.tensor import Array
 from isocenter.repository.layout import ModelFolder
 from isocenter.repository.manifest import read_manifest
 from onnx_writer import Node, Port, write_onnx
+from patience import PATIENCE_S
 
 SIDE = 8
 
@@ -45,6 +46,7 @@ def write_cell_model(models: Path, name: str = "cells", **changes: Any) -> Model
             "objects": {"inside": ["cell"]},
         },
         "batching": {"max_batch_size": 4, "max_queue_delay_ms": 0},
+        "slo": {"timeout_ms": 1e3 * PATIENCE_S},
         **changes,
     }
     data = json.loads(json.dumps({key: part for key, part in data.items() if part is not None}))

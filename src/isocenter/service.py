@@ -269,7 +269,7 @@ class Service:
             model: May be left out if one model segments images, or `default_model` does.
             version: The highest if left out.
             threshold: 0.1 to 0.9: the probability from which a pixel belongs to an object; the model's own if left out.
-            detect_holes: False: what an object encloses is part of it.
+            detect_holes: False: what an object encloses is part of it, but for other objects.
             channel: One channel of the file, by its name or its number from 0.
             page: One page of the file, from 0.
             timeout: Seconds until the answer is of no use any more.

@@ -17,6 +17,7 @@ from cell_models import picture, png, write_cells
 from isocenter.api.http.schemas import ProblemShape
 from isocenter.api.http.schemas_cells import SegmentationShape
 from isocenter.app import Composition, open_service
+from isocenter.cli.segment_server import rebuilt
 from isocenter.imaging.codecs.coco import document
 from isocenter.imaging.postprocess.contours import polygons_of
 from isocenter.settings import load_settings
@@ -97,6 +98,22 @@ async def test_holes_are_filled_where_they_are_not_wanted(client: httpx.AsyncCli
     assert {each.type for each in found.polygons} == {"external"}
     assert found.objects[2].area_px == np.count_nonzero(labels == 3) == 120
     assert not found.detect_holes
+
+
+async def test_an_object_within_another_is_no_part_of_it_where_holes_are_not_wanted(client: httpx.AsyncClient) -> None:
+    rings = np.zeros((24, 24), np.uint8)
+    rings[2:22, 2:22] = 250
+    rings[6:18, 6:18] = 0
+    rings[9:15, 9:15] = 250
+    asked = {"version": "1", "detect_holes": "false"}
+    body = (await client.post("/segment", params=asked, content=png(rings))).json()
+    labels = _image((await client.post("/segment", params={**asked, "format": "labels"}, content=png(rings))).content)
+
+    assert [(each["type"], each["area"]) for each in body["polygons"]] == [
+        ("external", 400.0), ("internal", 144.0), ("external", 36.0)
+    ]  # fmt: skip
+    assert [each["area_px"] for each in body["objects"]] == [400 - 144, 36]
+    np.testing.assert_array_equal(rebuilt(body, None).labels.labels, labels)
 
 
 @pytest.mark.parametrize(("threshold", "count"), [("0.1", 3), ("0.67", 3), ("0.69", 2), ("0.9", 2)])

@@ -12,6 +12,7 @@ from cell_models import picture, png, write_cells
 from isocenter import Service
 from isocenter.core.errors import BadRequest, BadValue, InputNotAccepted, MissingImage, TooManyBytes
 from isocenter.imaging.volume import Volume
+from patience import PATIENCE_S
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.may_block]
 
@@ -74,8 +75,10 @@ async def test_failures_are_counted_by_their_code(service: Service) -> None:
 
 
 async def test_whoever_leaves_leaves_nothing_behind(service: Service) -> None:
-    asking = asyncio.create_task(service.segment_image(np.tile(picture(), (8, 8)), model="slow"))
-    while (await service.stats("slow")).queued == 0:  # noqa: ASYNC110 - nobody tells
+    pixels = np.tile(picture(), (32, 32))
+    asking = asyncio.create_task(service.segment_image(pixels, model="slow", timeout=PATIENCE_S * 10))
+    while (await service.stats("slow")).queued == 0:
+        assert not asking.done()
         await asyncio.sleep(0.001)
     asking.cancel()
 

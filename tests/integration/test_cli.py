@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,10 @@ def test_models_lists_what_is_shipped() -> None:
 
 
 def test_serve_says_where_it_listens(server: ServerProcess) -> None:
-    assert f"Serving 1 model at http://127.0.0.1:{server.port} - POST /predict, docs at /docs" in server.written()
+    said = f"Serving 1 model at http://127.0.0.1:{server.port} - POST /predict, docs at /docs"
+    until_s = time.monotonic() + PATIENCE_S
+    while said not in server.written():  # the log says "ready" a moment before
+        assert time.monotonic() < until_s, server.written()
 
 
 def test_serve_says_why_it_does_not(tmp_path: Path) -> None:

@@ -88,9 +88,12 @@ app = typer.Typer(
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the whole trace of an error.")] = False,
+    say_version: Annotated[
+        bool, typer.Option("--version", callback=version.say, is_eager=True, help="Say which version this is.")
+    ] = False,
 ) -> None:
-    # Taken from the command line by `_take_debug`; declared here for the help.
-    del debug
+    # Dealt with before: by `_take_debug`, and by the callback. Declared here for the help.
+    del debug, say_version
 
 
 app.command("serve")(serve.serve)

@@ -102,8 +102,7 @@ def segment(
     from isocenter.imaging.codecs.microscopy import PixelsAsked
     from isocenter.serving.cells import CellsAsked
 
-    number = channel is not None and channel.isascii() and channel.isdecimal()
-    pixels = PixelsAsked(channel=int(channel) if channel is not None and number else channel, page=page)
+    pixels = PixelsAsked(channel=channel, page=page)
     asked = CellsAsked(model=model, version=version, threshold=threshold, detect_holes=holes, pixels=pixels)
     show = _Show(as_json=as_json)
     started_s = time.monotonic()

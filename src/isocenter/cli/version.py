@@ -1,6 +1,8 @@
-"""`isocenter version`."""
+"""`isocenter version`, and `isocenter --version`."""
 
 import platform
+
+import typer
 
 from isocenter import __version__
 from isocenter.cli.options import AsJson
@@ -23,3 +25,12 @@ def version(as_json: AsJson = False) -> None:
         return
     for name, value in facts.items():
         console.out().print(f"{name:<12} {value or 'missing'}", soft_wrap=True, markup=False)
+
+
+def say(asked: bool) -> None:
+    """Say the version alone, if it is asked for, and end."""
+    from isocenter.cli import console
+
+    if asked:
+        console.out().print(f"isocenter {__version__}", markup=False)
+        raise typer.Exit

@@ -171,8 +171,8 @@ class AsyncClient:
             format: `json`, `geojson` (QuPath opens it), `coco` (polygons) or `coco-rle`, `labels` (a picture of the
                 objects' numbers) or `overlay` (a PNG for the eye).
             threshold: The probability from which a pixel is in an object.
-            detect_holes: Whether polygons have holes.
-            channel: Which channel of the file is meant, by its name or its number from 0.
+            detect_holes: False: what an object encloses is part of it, but for other objects.
+            channel: Which channel of the file is meant, by its name or, where none is called so, its number from 0.
             page: Which page of it, from 0.
 
         Raises:

@@ -16,6 +16,7 @@ from isocenter.core.tensor import Array, Tensors
 from isocenter.engine.batch import check_item
 from isocenter.imaging.codecs.raster import decode
 from isocenter.imaging.limits import ImageLimits
+from isocenter.imaging.postprocess.activation import masks_of
 from isocenter.imaging.transforms.fast import FastPipeline
 from isocenter.repository import integrity
 from isocenter.repository.accuracy import (
@@ -257,7 +258,7 @@ def _masks(manifest: Manifest, values: DoubleArray) -> npt.NDArray[np.bool_]:
     threshold = output.threshold or (_SIGMOID_THRESHOLD if output.activation == "sigmoid" else None)
     if threshold is not None:
         return values >= threshold
-    best = values.argmax(axis=0)
+    best = masks_of(values, None, foreground=output.foreground_threshold)
     return np.stack([best == label for label in range(1, len(values))])
 
 

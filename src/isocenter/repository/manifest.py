@@ -186,6 +186,9 @@ class OutputPart(Part):
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Of a segmentation: the probability from which a voxel has a label, each label for itself; 0.5 for `sigmoid`.
     Without one, the most probable label is the voxel's."""
+    foreground_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Of a segmentation whose labels exclude each other: the probability of all labels but the background together
+    from which a voxel has the most probable one of them. Without one, the background is a label like any other."""
     back: Literal["probabilities", "scores", "labels"] = "probabilities"
     """Of a segmentation: what is brought back onto the source grid, linearly, or by nearest neighbour for labels."""
     objects: Annotated[ObjectRule, Field(strict=False)] | None = None

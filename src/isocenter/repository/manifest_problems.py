@@ -13,11 +13,15 @@ if TYPE_CHECKING:
 
 _KINDS = {"classification": ("image2d",), "segmentation": ("image2d", "volume3d"), "tensors": ("tensors",)}
 _NOT_OF = {
-    "classification": ("steps", "sliding", "input.channels", "output.threshold", "output.objects", "output.findings"),
+    "classification": (
+        "steps", "sliding", "input.channels",
+        "output.threshold", "output.foreground_threshold", "output.objects", "output.findings",
+    ),
     "segmentation": ("transforms", "input.accepts"),
     "tensors": (
         "transforms", "steps", "sliding", "input.channels", "input.accepts",
-        "output.labels", "output.threshold", "output.activation", "output.objects", "output.findings",
+        "output.labels", "output.threshold", "output.foreground_threshold", "output.activation", "output.objects",
+        "output.findings",
     ),
 }  # fmt: skip
 _NEEDED = {
@@ -43,6 +47,8 @@ def problems_of(manifest: "Manifest") -> Iterator[str]:
     output = manifest.output
     if output.activation == "softmax" and output.threshold is not None:
         yield "output.threshold goes with sigmoid or none, as labels of a softmax exclude each other"
+    if output.foreground_threshold is not None and threshold_of(output.activation, output.threshold) is not None:
+        yield "output.foreground_threshold goes with labels that exclude each other: softmax, or none and no threshold"
     if task == "segmentation" and len(output.labels) < 2 and output.activation == "softmax":
         yield "output.labels of a softmax are the background and at least one more"
     yield from _problems_of_objects(manifest)

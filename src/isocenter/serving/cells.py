@@ -57,7 +57,7 @@ class CellsAsked:
     threshold: float | None = None
     """Probability from which a pixel belongs to an object, 0.1 to 0.9; left out, the model's own."""
     detect_holes: bool = True
-    """False: what an object encloses is part of it."""
+    """False: what an object encloses is part of it, but for other objects."""
     pixels: PixelsAsked = field(default_factory=PixelsAsked)
     """Which page and channel of a file that holds several."""
 
@@ -253,7 +253,8 @@ def rule_of(output: OutputPart, asked: CellsAsked) -> ObjectRule:
     rule = output.objects
     if rule is None:
         threshold = threshold_of(output.activation, output.threshold)
-        rule = ObjectRule(inside=[*output.labels] if threshold is not None else [], threshold=threshold or 0.5)
+        from_there_on = threshold or output.foreground_threshold or 0.5
+        rule = ObjectRule(inside=[*output.labels] if threshold is not None else [], threshold=from_there_on)
     changes: dict[str, object] = {} if asked.threshold is None else {"threshold": asked.threshold}
     if not asked.detect_holes:
         changes |= {"fill_holes": True, "max_hole_px": None}
@@ -285,7 +286,7 @@ def _parted(
     given = [source.channels.index(name) for name in volume.channels if name in source.channels]
     answer = CellAnswer(
         labels=labels,
-        polygons=polygons_of(labels.labels, holes=asked.detect_holes),
+        polygons=polygons_of(labels.labels),
         quantities=quantities_of(labels.labels, source.voxels, pixel_size_um=pixel),
         model=found.model,
         version=found.version,

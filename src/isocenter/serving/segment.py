@@ -351,4 +351,10 @@ def prepare_volume(manifest: Manifest, pipeline: object, volume: Volume) -> Prep
 def _rule(manifest: Manifest) -> LabelRule:
     output = manifest.output
     half = manifest.sliding is not None and manifest.sliding.sums == "fp16"
-    return LabelRule(activation=output.activation, threshold=output.threshold, back=output.back, half=half)
+    return LabelRule(
+        activation=output.activation,
+        threshold=output.threshold,
+        foreground=output.foreground_threshold,
+        back=output.back,
+        half=half,
+    )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from isocenter.core.tensor import Array
-from isocenter.imaging.postprocess.activation import masks_of, probabilities_of
+from isocenter.imaging.postprocess.activation import loudest, masks_of, probabilities_of
 
 LARGE = np.array([[800, -800, 0.5], [-800, 790, 0.25]], np.float32)
 PAIRS = np.array([[0.2, 0.5], [0.8, 0.5]], np.float32)
@@ -43,3 +43,25 @@ def test_a_voxel_has_the_label_that_the_rule_gives_it(values: Array, threshold: 
 
     assert np.array_equal(found, mask)
     assert found.dtype == mask.dtype
+
+
+THREE = np.array([[0.5, 0.6, 0.61, 0.0], [0.2, 0.1, 0.3, 0.5], [0.3, 0.3, 0.09, 0.5]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("foreground", "mask"),
+    [(None, [0, 0, 0, 1]), (0.4, [2, 2, 0, 1]), (0.5, [2, 0, 0, 1]), (0.6, [0, 0, 0, 1])],
+    ids=["the loudest", "lower", "half of all", "higher"],
+)
+def test_labels_that_exclude_each_other_share_what_is_foreground(foreground: float | None, mask: list[int]) -> None:
+    """Not one of 0.2 and 0.3 is half of all, but there is as much of both as of the background."""
+    assert masks_of(THREE, None, foreground=foreground).tolist() == mask
+
+
+def test_layers_are_written_over_only_where_they_may_be() -> None:
+    given = THREE.copy()
+
+    kept = masks_of(given, None, foreground=0.4)
+
+    assert np.array_equal(given, THREE)
+    assert np.array_equal(loudest(iter(given), 3, foreground=0.4, over=True), kept)

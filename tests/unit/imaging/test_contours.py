@@ -67,10 +67,10 @@ def test_a_hole_belongs_to_the_piece_that_has_it() -> None:
     assert [(polygon.area_px, len(polygon.holes)) for polygon in target] == [(24, 1), (8, 1)]
 
 
-def test_without_holes_an_object_is_its_outline() -> None:
-    [polygon] = polygons_of(drawn("aaa a.a aaa"), holes=False)
+def test_what_another_object_fills_is_a_hole_too() -> None:
+    outer, inner = polygons_of(drawn("aaa aba aaa"))
 
-    assert (polygon.holes, polygon.area_px) == ((), 9)
+    assert (len(outer.holes), outer.area_px, inner.area_px) == (1, 8, 1)
 
 
 def test_an_image_without_objects_has_no_polygons() -> None:

@@ -26,9 +26,12 @@ TRAILS: dict[str, tuple[ArrayStep, ...]] = {
 }
 RULES = [
     LabelRule(activation="softmax"),
+    LabelRule(activation="softmax", foreground=0.4),
     LabelRule(activation="softmax", back="labels"),
+    LabelRule(activation="softmax", back="labels", foreground=0.7),
     LabelRule(activation="softmax", back="scores"),
     LabelRule(activation="softmax", back="scores", half=True),
+    LabelRule(activation="softmax", back="scores", foreground=0.4),
     LabelRule(activation="sigmoid"),
     LabelRule(activation="sigmoid", back="scores", threshold=0.6),
     LabelRule(activation="none", back="labels", threshold=0.4),
@@ -45,17 +48,17 @@ def at_once(scores: FloatArray, prepared: PreparedVolume, rule: LabelRule) -> tu
         if trail.leaves_out:
             left_out = trail.back(np.ones((1, *scores.shape[1:]), np.uint8), labels=True)[0] == 0
             values[:, left_out] = np.array(nothing, np.float32)[:, np.newaxis]
-        return masks_of(values, threshold), values
+        return masks_of(values, threshold, foreground=rule.foreground), values
     values = probabilities_of(scores, rule.activation)
     if rule.back == "probabilities":
         values = trail.back(values, fill=nothing)
-        return masks_of(values, threshold), values
-    layers = masks_of(values, threshold)
+        return masks_of(values, threshold, foreground=rule.foreground), values
+    layers = masks_of(values, threshold, foreground=rule.foreground)
     mask = trail.back(layers if threshold is not None else layers[np.newaxis], labels=True)
     return mask if threshold is not None else mask[0], trail.back(values, fill=nothing)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.activation}-{rule.back}-{rule.half}")
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.activation}-{rule.back}-{rule.half}-{rule.foreground}")
 @pytest.mark.parametrize("steps", TRAILS.values(), ids=list(TRAILS))
 @pytest.mark.parametrize("labels", [2, 5])
 def test_rows_give_what_the_whole_gives(steps: tuple[ArrayStep, ...], rule: LabelRule, labels: int) -> None:

@@ -23,6 +23,7 @@ from isocenter.importers.folder import write_folder
 from isocenter.repository.golden import pipeline_of
 from isocenter.repository.layout import ModelFolder
 from isocenter.repository.sessions import open_one
+from patience import PATIENCE_S
 
 
 def answer(folder: ModelFolder, raw: Array) -> Array:
@@ -322,7 +323,7 @@ def test_the_published_nuclei_network_gives_its_published_output(tmp_path: Path,
 
     raw, published = np.load(path / "test_input.npy")[0], np.load(path / "test_output.npy")[0]
     with SyncService(tmp_path / "models") as service:
-        served = service.segment(Volume.of(raw), probabilities=True)
+        served = service.segment(Volume.of(raw), probabilities=True, timeout=PATIENCE_S)
     for found in (answer(written, raw), served.probabilities):
         assert found is not None
         assert found.shape == published.shape == (1, 512, 512)

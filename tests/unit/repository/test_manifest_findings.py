@@ -57,3 +57,34 @@ def test_a_rule_that_does_not_fit_its_model_is_refused(tmp_path: Path, changes: 
     output = changes.pop("output", OUTPUT)
     with pytest.raises(BadManifest, match=message):
         manifest(tmp_path, output, **changes)
+
+
+SOFTMAX = {**OUTPUT, "findings": None}
+OVERLAPPING = {"tensor": "logits", "labels": ["tumor", "core"]}
+
+
+@pytest.mark.parametrize(
+    "output", [SOFTMAX, {**SOFTMAX, "activation": "none"}], ids=["softmax", "none and no threshold"]
+)
+def test_a_threshold_of_the_foreground_is_of_labels_that_exclude_each_other(
+    tmp_path: Path, output: dict[str, Any]
+) -> None:
+    assert manifest(tmp_path, {**output, "foreground_threshold": 0.4}).output.foreground_threshold == 0.4
+
+
+@pytest.mark.parametrize(
+    "output",
+    [{**OVERLAPPING, "activation": "sigmoid"}, {**OVERLAPPING, "activation": "none", "threshold": 0.3}],
+    ids=["sigmoid", "none and a threshold"],
+)
+def test_labels_that_overlap_have_a_threshold_each_and_none_of_the_foreground(
+    tmp_path: Path, output: dict[str, Any]
+) -> None:
+    with pytest.raises(BadManifest, match="foreground_threshold goes with labels that exclude each other"):
+        manifest(tmp_path, {**output, "foreground_threshold": 0.4})
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.1, 40, "high"])
+def test_a_threshold_of_the_foreground_is_a_probability(tmp_path: Path, value: object) -> None:
+    with pytest.raises(BadManifest, match="foreground_threshold"):
+        manifest(tmp_path, {**SOFTMAX, "foreground_threshold": value})

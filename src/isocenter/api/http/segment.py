@@ -24,7 +24,7 @@ _MEANINGS: Final = {
     "model": "Needed if several segment images and none is the default.",
     "version": "The highest if not given.",
     "threshold": "Probability from which a pixel belongs to an object, 0.1 to 0.9; the model's own if not given.",
-    "detect_holes": "`false`: what an object encloses is part of it. `true` if not given.",
+    "detect_holes": "`false`: an object has what it encloses, but for other objects. `true` if not given.",
     "channel": "One channel of the image, by its name or its number from 0.",
     "page": "One page of the image, from 0.",
     "format": "json, geojson, coco, coco-rle, labels or overlay; by `Accept` if not given, else json.",

@@ -1,5 +1,6 @@
 """Scores [K, *spatial] to probabilities, probabilities to masks. What is applied is declared, never guessed."""
 
+from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -40,26 +41,43 @@ def threshold_of(activation: Activation, threshold: float | None) -> float | Non
     return 0.5 if threshold is None and activation == "sigmoid" else threshold
 
 
-def masks_of(values: Array, threshold: float | None) -> Array:
+def masks_of(values: Array, threshold: float | None, *, foreground: float | None = None) -> Array:
     """Which label each voxel has.
 
     Without a threshold, [*spatial]: the number of the label with the highest value, the first of equals, in the
-    smallest unsigned type. With one, [K, *spatial] of 0 and 1, as labels may lie over one another.
+    smallest unsigned type; see `loudest`. With one, [K, *spatial] of 0 and 1, as labels may lie over one another.
 
     >>> masks_of(np.float32([[0.4, 0.1], [0.6, 0.9]]), None), masks_of(np.float32([[0.4, 0.9]]), 0.5)
     (array([1, 1], dtype=uint8), array([[0, 1]], dtype=uint8))
     """
     if threshold is not None:
         return (values >= threshold).astype(np.uint8)
-    labels: Array = np.zeros(values.shape[1:], np.uint8 if len(values) <= 256 else np.uint16)
-    best = values[0]
-    for number in range(1, len(values)):  # argmax over the slowest axis takes ten times as long, and 8 bytes a voxel
-        best = _ahead(values[number], best, labels, number)
+    return loudest(iter(values), len(values), foreground=foreground)
+
+
+def loudest(layers: Iterator[Array], count: int, *, foreground: float | None, over: bool = False) -> Array:
+    """The number of each voxel's label, where labels exclude each other: of the highest value, the first of equals.
+
+    Args:
+        layers: values [*spatial] of one label after the other, the background first.
+        count: how many there are, 2 or more.
+        foreground: from which probability of all labels but the background together a voxel has one of those; None:
+            the background is a label like any other.
+        over: layers may be written over; two of them are held then, else three.
+
+    >>> loudest(iter(np.float32([[0.5, 0.7], [0.2, 0.1], [0.3, 0.2]])), 3, foreground=0.4)
+    array([2, 0], dtype=uint8)
+    """
+    best, first = next(layers), 1
+    labels: Array = np.zeros(best.shape, np.uint8 if count <= 256 else np.uint16)
+    if foreground is not None:
+        np.copyto(labels, labels.dtype.type(1), where=best <= np.float32(1.0 - foreground))
+        best, first = next(layers), 2
+    for number, layer in enumerate(layers, first):  # argmax over the slowest axis takes ten times as long
+        ahead = layer > best
+        if foreground is not None:
+            ahead &= labels > 0
+        np.copyto(labels, labels.dtype.type(number), where=ahead)
+        if number < count - 1:
+            best = np.maximum(layer, best, out=best if over else None)
     return labels
-
-
-def _ahead(values: Array, best: Array, labels: Array, number: int) -> Array:
-    """Give a label to the voxels that say it loudest so far; the highest value of each."""
-    ahead = values > best
-    np.copyto(labels, labels.dtype.type(number), where=ahead)
-    return np.maximum(values, best)

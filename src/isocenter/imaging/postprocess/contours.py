@@ -35,10 +35,8 @@ class Polygon:
     """Of the outer ring without the holes."""
 
 
-def polygons_of(labels: Array, *, holes: bool = True) -> list[Polygon]:
+def polygons_of(labels: Array) -> list[Polygon]:
     """The polygons of a label image [H, W], by label, then by their first pixels; one or more of each label.
-
-    Without `holes`, outer rings alone, and their whole area.
 
     >>> [polygon] = polygons_of(np.array([[0, 7, 7], [0, 0, 0]]))
     >>> polygon.label, polygon.outer.points_px.tolist(), polygon.area_px
@@ -55,7 +53,7 @@ def polygons_of(labels: Array, *, holes: bool = True) -> list[Polygon]:
     owner = _owners(edges, loop_of, areas)
     rings = _rings(edges, order, starts)
     inner: dict[int, list[int]] = {}
-    for hole in np.flatnonzero(areas < 0).tolist() if holes else ():
+    for hole in np.flatnonzero(areas < 0).tolist():
         inner.setdefault(int(owner[hole]), []).append(hole)
     outer = np.flatnonzero(areas > 0)
     outer = outer[np.lexsort((edges.pixel[order[starts[outer]]], label[outer]))]

@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 
 from isocenter.core.tensor import Array, FloatArray
-from isocenter.imaging.postprocess.activation import Activation, masks_of, probabilities_of, threshold_of
+from isocenter.imaging.postprocess.activation import Activation, loudest, masks_of, probabilities_of, threshold_of
 from isocenter.imaging.sliding.merge import Whole, in_half
 from isocenter.imaging.transforms.arrays.pipeline import Trail
 
@@ -24,6 +24,8 @@ class LabelRule:
     activation: Activation
     threshold: float | None = None
     """See `threshold_of`."""
+    foreground: float | None = None
+    """See `loudest`."""
     back: Back = "probabilities"
     half: bool = False
     """Scores are rounded to half precision once more on the source grid, as nnU-Net keeps them."""
@@ -64,7 +66,7 @@ class Labels:
         as_scores = self._rule.back == "scores" and not self._by_rows
         values = rows if as_scores else probabilities_of(rows, self._rule.activation)
         if self._by_rows:
-            found = masks_of(values, self._threshold)
+            found = self._masks(values)
             layers = found if self._threshold is not None else found[np.newaxis]
             if self._layers is None:
                 self._layers = np.empty((len(layers), *self._shape), layers.dtype)
@@ -104,14 +106,9 @@ class Labels:
         values = self._taken()
         nothing = self._background(len(values))
         if self._threshold is not None:
-            return np.stack([masks_of(self._back(values, k, nothing), self._threshold)[0] for k in range(len(values))])
-        best = self._back(values, 0, nothing)[0]
-        labels: Array = np.zeros(best.shape, np.uint8 if len(values) <= 256 else np.uint16)
-        for number in range(1, len(values)):
-            louder = self._back(values, number, nothing)[0]
-            np.copyto(labels, labels.dtype.type(number), where=louder > best)
-            np.maximum(louder, best, out=best)
-        return labels
+            return np.stack([self._masks(self._back(values, k, nothing))[0] for k in range(len(values))])
+        layers = (self._back(values, number, nothing)[0] for number in range(len(values)))
+        return loudest(layers, len(values), foreground=self._rule.foreground, over=True)
 
     def _of_scores(self) -> tuple[Array, FloatArray | None]:
         values = self._taken()
@@ -128,8 +125,11 @@ class Labels:
         return self._of_blocks(back), back if self._wanted else None
 
     def _of_blocks(self, values: FloatArray) -> Array:
-        found = [masks_of(values[:, rows], self._threshold) for rows in _blocks(values)]
+        found = [self._masks(values[:, rows]) for rows in _blocks(values)]
         return np.concatenate(found, axis=0 if self._threshold is None else 1)
+
+    def _masks(self, values: FloatArray) -> Array:
+        return masks_of(values, self._threshold, foreground=self._rule.foreground)
 
     def _channel_by_channel(self, values: FloatArray, fill: Sequence[float]) -> FloatArray:
         """All channels on the source grid; on the way, one of them is held in between."""
