@@ -152,8 +152,8 @@ async def open_service(
         ) as front,
     ):
         room.metrics.add_live(*_gauges(room, front))
-        for model in room.repository:
-            await rehearse(front.http, model)
+        with front.pool.warming_up():
+            await rehearse(front.http, list(room.repository))
         room.count()
         yield Composition(
             front.http,

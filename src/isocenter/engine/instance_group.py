@@ -71,6 +71,8 @@ class InstanceGroup:
         self.probe: Tensors | None = None
         """An item that a healthy instance answers."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._attempts = 0  # to open the fallback, at this moment
+        self._tell_if_nobody = False
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -148,7 +150,7 @@ class InstanceGroup:
             self.standing_in = None
             self._on_lost(instance, lost)
             if lost:  # if not, it comes again with the next attempt to open one of the model's own
-                self._look_after(self._stand_in_at_once())
+                self._look_after(self._stand_in(at_once=True))
             return
         self.instances.remove(instance)
         if self.standing_in is not None and not self.instances:
@@ -159,7 +161,7 @@ class InstanceGroup:
     async def _replace(self, *, lost: bool = False) -> None:
         """Open a session until one works; what was lost will not be back at once, so the fallback comes first."""
         if lost:
-            await self._stand_in_at_once()
+            await self._stand_in(at_once=True)
         wait_s = REOPEN_FIRST_S
         while self._open_session is not None:
             instance = await self._opened(self._open_session)
@@ -174,23 +176,26 @@ class InstanceGroup:
             await self._clock.sleep_until(self._clock.now_s() + wait_s)
             wait_s = min(2 * wait_s, REOPEN_MOST_S)
 
-    async def _stand_in_at_once(self) -> None:
-        await self._stand_in()
-        if not self.working:
-            self._on_nobody()
+    async def _stand_in(self, *, at_once: bool = False) -> None:
+        """Open the fallback if nothing works. `at_once`, whoever waits is told when it does not open.
 
-    async def _stand_in(self) -> None:
-        if self.instances or self.standing_in or self._open_fallback is None:
-            return
-        instance = await self._opened(self._open_fallback, fallback=self._fallback)
-        if instance is None:
-            return
-        if self.standing_in:  # two were replaced at once, and the other was quicker
-            instance.abandon()
-            return
-        self.standing_in = instance
-        self._say("fallback")
-        self._on_back(instance)
+        Several may try at once, as it is lost again while it is opened: then the last to fail tells.
+        """
+        self._tell_if_nobody |= at_once
+        if not self.working and self._open_fallback is not None:
+            self._attempts += 1
+            instance = await self._opened(self._open_fallback, fallback=self._fallback)
+            self._attempts -= 1
+            if instance is not None and self.standing_in:
+                instance.abandon()  # another was quicker
+            elif instance is not None:
+                self.standing_in = instance
+                self._say("fallback")
+                self._on_back(instance)
+        if self.working:
+            self._tell_if_nobody = False
+        elif self._tell_if_nobody and not self._attempts:
+            self._on_nobody()
 
     async def _retire_fallback(self) -> None:
         while self.instances and (instance := self.standing_in) is not None:
@@ -203,17 +208,24 @@ class InstanceGroup:
 
     async def _opened(self, open_session: OpenSession, *, fallback: str = "") -> Instance | None:
         """An instance that has shown that it works; None if there is none to be had."""
+        opening = asyncio.ensure_future(asyncio.to_thread(open_session))
         try:
-            session = await asyncio.to_thread(open_session)
+            session = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_again)
+            raise
         except Exception:  # whatever a framework raises, it is tried again
             return None
         instance = self._instance(session, fallback=fallback)
         instance.start()
-        # Twice: the first run of a session may be far slower than any later one, and what it takes is believed.
-        if await self._passes(instance) and await self._passes(instance):
-            return instance
-        instance.abandon()
-        return None
+        passed = False
+        try:
+            # Twice: the first run of a session may be far slower than any later one, and what it takes is believed.
+            passed = await self._passes(instance) and await self._passes(instance)
+        finally:
+            if not passed:
+                instance.abandon()
+        return instance if passed else None
 
     async def _passes(self, instance: Instance) -> bool:
         if self.probe is None:
@@ -261,3 +273,9 @@ class InstanceGroup:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _close_again(opening: "asyncio.Future[Session]") -> None:
+    """Close a session that nobody waits for any more; that may take as long as opening it did."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.get_loop().run_in_executor(None, opening.result().close)

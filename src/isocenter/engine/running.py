@@ -99,9 +99,8 @@ def give_up(piece: list[Entry], ran_s: float) -> list[Entry]:
         for entry in piece:
             entry.alone = True
         return piece
-    for entry in piece:
-        details = {"ran_s": round(ran_s, 3), "batch_size": len(piece)}
-        entry.reply.fail(RunHung(f"the run took more than {ran_s:.1f} s and was given up", details=details))
+    details = {"ran_s": round(ran_s, 3), "batch_size": 1}
+    piece[0].reply.fail(RunHung(f"the run took more than {ran_s:.1f} s and was given up", details=details))
     return []
 
 

@@ -13,7 +13,8 @@ import asyncio
 import math
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -51,6 +52,7 @@ class CpuPool:
         self._here_ended_s = -math.inf
         self._turn_is_due = False
         self._in_line = False
+        self._warming_up = False
         self._count = threads
         self._threads: list[threading.Thread] = []
 
@@ -73,6 +75,15 @@ class CpuPool:
             return self._busy_s
         # Not what jobs take but how fast the line moves: threads share cores, a lock, and the loop that they report to.
         return ahead * max(self._gap_s, self._busy_s / at_once) + self._busy_s
+
+    @contextmanager
+    def warming_up(self) -> Iterator[None]:
+        """Until its end the quickest job counts and not the last ones: the first load libraries, on a busy machine."""
+        self._warming_up = True
+        try:
+            yield
+        finally:
+            self._warming_up = False
 
     def _at_once(self) -> int:
         """Jobs that run at a time, as those that are there are."""
@@ -157,7 +168,7 @@ class CpuPool:
             ended_s = self._clock.now_s()
             # While a line stands, a turn takes what the loop does between two jobs as well.
             began_s = max(self._here_ended_s, started_s - 4 * self._here_turn_s) if self._in_line else started_s
-            self._here_turn_s = _follow(self._here_turn_s, ended_s - began_s)
+            self._here_turn_s = self._follow(self._here_turn_s, ended_s - began_s)
             self._here_ended_s = ended_s
         if outcome.tell is not None:
             outcome.tell(outcome.answer)
@@ -183,7 +194,7 @@ class CpuPool:
         outcome = _outcome_of(job, started_s)
         if outcome.ran:
             # For estimates only: a lost update between threads does no harm.
-            self._busy_s = _follow(self._busy_s, self._clock.now_s() - started_s)
+            self._busy_s = self._follow(self._busy_s, self._clock.now_s() - started_s)
         return outcome
 
     def _hand_over(self, outcome: "_Outcome") -> bool:
@@ -199,11 +210,19 @@ class CpuPool:
         if outcome.ran:  # those who left or are too late take nothing, and say nothing of those to come
             in_line = self._waiting > self._at_once()
             if in_line and self._ended_s > -math.inf:
-                self._gap_s = _follow(self._gap_s, ended_s - self._ended_s)
+                self._gap_s = self._follow(self._gap_s, ended_s - self._ended_s)
             self._ended_s = ended_s if in_line else -math.inf
         self._waiting -= 1
         if outcome.tell is not None:
             outcome.tell(outcome.answer)
+
+    def _follow(self, mean_s: float, seconds: float) -> float:
+        """A running mean that one odd job moves little."""
+        if mean_s == 0.0:
+            return seconds
+        if self._warming_up:
+            return min(mean_s, seconds)
+        return mean_s + 0.1 * (min(seconds, 4 * mean_s) - mean_s)
 
 
 class _QuickJobs:
@@ -256,13 +275,6 @@ def _outcome_of(job: _Job, now_s: float) -> "_Outcome":
         return _Outcome(job.reply.fail, error, ran=True)
     except BaseException as error:  # some native extensions panic past Exception; the thread must live on
         return _Outcome(job.reply.fail, RuntimeError(f"decoding raised {type(error).__name__}"), ran=True)
-
-
-def _follow(mean_s: float, seconds: float) -> float:
-    """A running mean that one odd job moves little."""
-    if mean_s == 0.0:
-        return seconds
-    return mean_s + 0.1 * (min(seconds, 4 * mean_s) - mean_s)
 
 
 def _too_late() -> DeadlineExceeded:

@@ -87,8 +87,8 @@ class FrontEndProcess:
             clock=self._clock,
             logger=self._logger,
         ) as front:
-            for model in list(self._repository):
-                await rehearse(front.http, model, strict=self._first)
+            with front.pool.warming_up():
+                await rehearse(front.http, list(self._repository), strict=self._first)
             self._server = http_server(front.http, self._settings)
             running = asyncio.create_task(self._server.serve(sockets=[]), name="http")
             telling = asyncio.create_task(self._tell_figures(front), name="figures")

@@ -1,5 +1,6 @@
 """Connections are kept between calls, and given up with the call that is given up."""
 
+import asyncio
 import socket
 import threading
 from collections.abc import Iterator
@@ -7,7 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from isocenter.client import Client, NoConnection
+from isocenter.client import AsyncClient, Client, NoConnection
+from isocenter.core.clock import ManualClock
 from isocenter.core.errors import DeadlineExceeded
 from patience import PATIENCE_S
 
@@ -21,6 +23,7 @@ class Listener:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._answers = answers
         self._threads: list[threading.Thread] = []
+        self.asked = threading.Event()
         self.left = threading.Event()
         self.connections = 0
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
@@ -39,6 +42,7 @@ class Listener:
     def _serve(self, connection: socket.socket) -> None:
         with connection:
             while connection.recv(65536):
+                self.asked.set()
                 if self._answers:
                     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(MODELS), MODELS))
         self.left.set()
@@ -65,18 +69,24 @@ def listening(*, answers: bool = True) -> Iterator[Listener]:
         listener.join()
 
 
-def test_calls_one_after_another_share_a_connection() -> None:
+def test_calls_one_after_another_share_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isocenter.client.asynchronous._IDLE_S", PATIENCE_S)
     with listening() as listener, Client(listener.url) as client:
         for _ in range(3):
             assert client.models() == []
     assert listener.connections == 1
 
 
-def test_a_call_that_is_given_up_takes_its_connection_with_it() -> None:
-    with listening(answers=False) as listener, Client(listener.url, timeout_s=0.05) as client:
-        with pytest.raises(DeadlineExceeded):
-            client.models()
-        assert listener.left.wait(PATIENCE_S)
+async def test_a_call_that_is_given_up_takes_its_connection_with_it() -> None:
+    clock = ManualClock()
+    with listening(answers=False) as listener:
+        async with AsyncClient(listener.url, timeout_s=5.0, clock=clock) as client:
+            call = asyncio.create_task(client.models())
+            assert await asyncio.to_thread(listener.asked.wait, PATIENCE_S)
+            clock.advance(5.0)
+            with pytest.raises(DeadlineExceeded):
+                await call
+            assert await asyncio.to_thread(listener.left.wait, PATIENCE_S)
 
 
 def test_nobody_there_is_said() -> None:

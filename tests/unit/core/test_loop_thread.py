@@ -139,7 +139,7 @@ def test_calls_that_race_with_the_end_all_end() -> None:
         with ThreadPoolExecutor(4) as callers:
             calls = [callers.submit(lambda: thread.call(number(1))) for _ in range(40)]  # noqa: B023
             thread.close()
-            errors = {type(call.exception(10)) for call in calls}
+            errors = {type(call.exception(PATIENCE_S)) for call in calls}
         assert errors <= {type(None), Draining}
 
 
@@ -157,7 +157,7 @@ def test_a_call_that_is_not_done_when_the_thread_ends_is_told() -> None:
         assert begun.wait(PATIENCE_S)
         thread.close()
         with pytest.raises(Draining, match="before this was done"):
-            call.result(10)
+            call.result(PATIENCE_S)
 
 
 def test_calls_before_and_after_are_refused() -> None:

@@ -35,6 +35,7 @@ from isocenter.engine.cost import CostModel
 from isocenter.engine.engine import Engine, InlineEngine
 from isocenter.engine.lifecycle import State
 from isocenter.runtimes.synthetic import OUTPUT, Faults, SyntheticSession, checksum, item
+from patience import PATIENCE_S
 from unit.engine.stage import Stage
 
 DECIDE = "isocenter.engine.scheduler.decide"
@@ -591,10 +592,12 @@ async def test_it_works_by_the_machines_clock_too() -> None:
         max_queue_size=64,
         clock=clock,
         observer=NullObserver(),
+        drain_bound_s=PATIENCE_S,
+        stop_bound_s=PATIENCE_S,
     )
 
     async def caller(n: int) -> bool:
-        deadline = Deadline.after(30.0, now_s=clock.now_s())
+        deadline = Deadline.after(PATIENCE_S, now_s=clock.now_s())
         return answers(await engine.infer(Request(str(n), item(n), deadline)), n)
 
     async with engine:

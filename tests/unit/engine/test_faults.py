@@ -1,6 +1,7 @@
 """What may break, and what then happens to everybody else."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -21,7 +22,8 @@ from isocenter.engine.instance_group import REOPEN_FIRST_S
 from isocenter.engine.lifecycle import State
 from isocenter.engine.scheduler import HUNG_LOOKS, SICK_AFTER
 from isocenter.runtimes.synthetic import item
-from unit.engine.ward import Patient, answered, unwell, ward
+from patience import PATIENCE_S
+from unit.engine.ward import Patient, Ward, answered, unwell, ward
 
 
 async def test_bad_items_in_a_row_do_not_cost_a_healthy_instance_its_place() -> None:
@@ -171,7 +173,7 @@ async def test_a_batch_without_memory_is_run_in_halves_and_batches_stay_smaller_
         w.patients[0].no_memory_above = 2
         found = await asyncio.gather(*(w.ask(float(n)) for n in range(8)))
         fault("a session has no memory for its batch", **w.count(list(found)))
-        assert w.freed >= 1
+        await w.until(lambda: w.freed >= 1)
         del w.patients[0].runs[:]
         await asyncio.gather(*(w.ask(float(n)) for n in range(8)))
         assert {len(run) for run in w.patients[0].runs} == {2}
@@ -280,3 +282,47 @@ def _outcome(task: asyncio.Task[Result]) -> Result | IsocenterError:
 async def _error(task: asyncio.Task[Result]) -> BaseException | None:
     await asyncio.wait([task])
     return task.exception()
+
+
+async def break_down(w: Ward) -> None:
+    """What the model runs in breaks, and is opened again."""
+    w.patients[0].raises = True
+    failing = [asyncio.create_task(w.outcome(float(n))) for n in range(SICK_AFTER)]
+    await w.until(lambda: "broken" in w.said())
+    for task in failing:
+        task.cancel()
+
+
+async def test_a_session_that_is_opened_when_its_engine_stops_is_closed() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def opened_slowly() -> Patient:
+        begun.set()
+        assert go_on.wait(PATIENCE_S)
+        return Patient()
+
+    async with ward() as w:
+        w.next_patient = opened_slowly
+        w.next_stand_in = opened_slowly
+        await break_down(w)
+        await asyncio.to_thread(begun.wait, PATIENCE_S)
+        await w.engine.stop()
+        go_on.set()
+        await w.until(lambda: bool(w.opened or w.stand_ins))
+        await w.until(lambda: all(each.closed for each in (*w.opened, *w.stand_ins)))
+
+
+async def test_a_session_that_is_examined_when_its_engine_stops_is_closed() -> None:
+    def hanging() -> Patient:
+        patient = Patient()
+        patient.hangs = True
+        return patient
+
+    async with ward() as w:
+        w.next_patient = hanging
+        await break_down(w)
+        await w.until(lambda: any(each.stuck for each in w.opened))
+        await w.engine.stop()
+        for each in w.opened:
+            each.woken.set()
+        await w.until(lambda: all(each.closed for each in w.opened))

@@ -23,7 +23,7 @@ async def test_to_stop_lasts_until_the_thread_is_gone() -> None:
 
     instance = Lingering(SyntheticSession(), name="lingers", max_batch_size=1, clock=ManualClock())
     instance.start()
-    stopping = asyncio.create_task(instance.stop(5.0))
+    stopping = asyncio.create_task(instance.stop(PATIENCE_S))
     await told.wait()
     for _ in range(20):
         await asyncio.sleep(0)

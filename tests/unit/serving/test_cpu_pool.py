@@ -46,7 +46,7 @@ class Blocker:
 
 
 async def until_started(blocker: Blocker) -> None:
-    assert await asyncio.to_thread(blocker.started.wait, 30)
+    assert await asyncio.to_thread(blocker.started.wait, PATIENCE_S)
 
 
 async def test_an_answer_and_an_exception_both_reach_their_caller(pool: CpuPool) -> None:
@@ -213,6 +213,18 @@ async def test_the_pool_predicts_from_what_jobs_took() -> None:
         assert pool.ready_in_s(here=True) == pytest.approx(2.0)
         await pool.run(lambda: clock.advance(200.0), Deadline.never(), here=True)
         assert pool.ready_in_s(here=True) < 3.0, "one odd job moves it little"
+
+
+@pytest.mark.parametrize("here", [False, True])
+async def test_what_is_slow_only_while_it_warms_up_turns_nobody_away_afterwards(here: bool) -> None:
+    clock = ManualClock(0.0)
+    async with CpuPool(threads=1, max_waiting=9, clock=clock) as pool:
+        with pool.warming_up():
+            for seconds in (5.0, 0.02, 3.0):
+                await pool.run(partial(clock.advance, seconds), NEVER, here=here)
+        assert pool.ready_in_s(here=here) == pytest.approx(0.02)
+        await pool.run(lambda: clock.advance(0.04), NEVER, here=here)
+        assert pool.ready_in_s(here=here) == pytest.approx(0.022)
 
 
 @pytest.mark.parametrize("here", [False, True])

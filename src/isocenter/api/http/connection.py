@@ -11,6 +11,9 @@ from typing import Any, Final, Literal, cast
 
 from isocenter.core.errors import Abandoned
 
+CLOSE: Final = (b"connection", b"close")
+"""The header of the last answer on a connection."""
+
 CONNECTION: Final = "isocenter.connection"
 """Where the connection stands in a request's scope."""
 

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from isocenter.api.http.answer import Answer
-from isocenter.api.http.connection import ARRIVED_S, CONNECTION, Connection
+from isocenter.api.http.connection import ARRIVED_S, CLOSE, CONNECTION, Connection
 from isocenter.api.http.problems import as_asked, problem, problem_response
 from isocenter.core.clock import Clock
 from isocenter.core.errors import Draining, Overloaded, Refused
@@ -36,7 +36,6 @@ STARTED_S: Final = "isocenter.started_s"
 ALWAYS_OPEN: Final = frozenset({"/livez", "/readyz", "/health", "/metrics", "/api/v1/health", "/api/v1/status"})
 
 _SAFE_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_CLOSE: Final = (b"connection", b"close")
 _RETRY_AFTER_S: Final = 2.0
 
 
@@ -188,7 +187,7 @@ class Gate:
         # Who asked first whether he may send, and is refused, does not send: what comes next on his connection could
         # be taken for the body (RFC 9110, 10.1.1).
         if close or not self._door.is_open or (status >= 400 and b"expect" in scope[HEADERS]):
-            finished.append(_CLOSE)
+            finished.append(CLOSE)
         return finished
 
     def _unexpected(self, scope: Scope) -> Answer:

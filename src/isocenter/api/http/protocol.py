@@ -17,9 +17,8 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from isocenter.api.http.answer import Answer
-from isocenter.api.http.connection import ARRIVED_S, CONNECTION, Connection
+from isocenter.api.http.connection import ARRIVED_S, CLOSE, CONNECTION, Connection
 
-_CLOSE: Final = (b"connection", b"close")
 _LINGER_S: Final = 5.0
 """How long the rest of a body is still taken."""
 _READ_AHEAD: Final = 8
@@ -115,12 +114,11 @@ class HttpProtocol(HttpToolsProtocol):
     def _refuse(self, answer: Answer, headers: list[tuple[bytes, bytes]]) -> None:
         self._refused = True
         self.server_state.total_requests += 1
-        # As after every other answer, whatever a caller of HTTP/1.0 says: a proxy often speaks that.
-        last = self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
-        if last and _CLOSE not in headers:
-            headers.append(_CLOSE)
-        self.transport.write(_on_the_wire(answer, headers, self.server_state.default_headers))
-        if last:
+        # uvicorn's rule for every other answer: of HTTP/1.0, which proxies often speak, no connection is kept.
+        kept = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        sent = headers if kept else [*headers, CLOSE]
+        self.transport.write(_on_the_wire(answer, sent, self.server_state.default_headers))
+        if not kept:
             self.transport.close()
 
     def _count_silence(self) -> None:

@@ -1,7 +1,7 @@
 """A golden image through the whole application, so that no caller pays for what is done only once."""
 
 import asyncio
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any, Final
 
 from starlette.types import ASGIApp
@@ -17,20 +17,25 @@ _BUSY: Final = (429, 503, 504)
 _TIMEOUT_MS: Final = 600_000
 
 
-async def rehearse(http: ASGIApp, model: ServedModel, *, strict: bool = True) -> None:
-    """Send a model's first golden image a few times; not `strict`, where others are being served already.
+async def rehearse(http: ASGIApp, models: Sequence[ServedModel], *, strict: bool = True) -> None:
+    """Send each model's first golden image a few times; not `strict`, where others are being served already.
 
-    A model without golden images has been run by its warm-up, and is not asked; for one of volumes, a small
+    A model without golden images has been run by its warm-up, and is not asked. If there are any of volumes, a small
     made DICOM series is read, and a segmentation of it written.
 
     Raises:
-        SetupError: it was not answered; or what is installed does not read or write DICOM as it should.
+        SetupError: one was not answered; or what is installed does not read or write DICOM as it should.
     """
-    if model.manifest.input.kind == "volume3d":
+    if any(model.manifest.input.kind == "volume3d" for model in models):
         try:
             await asyncio.to_thread(rehearse_dicom)
         except IsocenterError as error:
             raise SetupError(f"DICOM cannot be read and written here: {error.message}") from error
+    for model in models:
+        await _rehearse(http, model, strict=strict)
+
+
+async def _rehearse(http: ASGIApp, model: ServedModel, *, strict: bool) -> None:
     if not (image := next((case.image for case in integrity.golden_cases(model.folder) if case.image), b"")):
         return
     statuses = await asyncio.gather(*(_ask(http, model, image) for _ in range(_TIMES)))

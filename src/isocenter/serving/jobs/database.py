@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -119,7 +120,7 @@ class Database:
         db = None
         try:
             db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-            db.execute("PRAGMA journal_mode = WAL").fetchall()
+            _write_ahead(db)
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA secure_delete = ON").fetchall()  # paths may name patients: what is deleted is gone
             found = db.execute("PRAGMA user_version").fetchone()[0]
@@ -133,6 +134,24 @@ class Database:
                 raise _refusal_of(error) from None
             raise
         return db
+
+
+def _write_ahead(db: sqlite3.Connection) -> None:
+    """Switch a file to its write-ahead log, once for all: here SQLite does not wait for others by itself."""
+    until_s = time.monotonic() + _BUSY_S
+    while db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            db.execute("PRAGMA journal_mode = WAL").fetchall()
+        except sqlite3.OperationalError as error:
+            if _number(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= until_s:
+                raise
+            _pause()
+        else:
+            return  # a disk that cannot have one keeps its own
+
+
+def _pause() -> None:
+    time.sleep(0.01)
 
 
 def _refusal_of(error: sqlite3.Error) -> DiskFull | StoreUnavailable:

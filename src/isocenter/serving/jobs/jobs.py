@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -134,9 +135,7 @@ class Jobs:
                 shutil.rmtree(folder, ignore_errors=True)
             return job
 
-        job = await self.on_thread(put)
-        self._changed()
-        return job
+        return await self._changing(put)
 
     async def same(self, key: str | None, kind: str, asked: Mapping[str, Any], *, priority: int = 0) -> Job | None:
         """The job that a key belongs to, if it is there.
@@ -162,9 +161,7 @@ class Jobs:
 
     async def cancel(self, job_id: str) -> Job:
         """End a job that waits or runs: what it has not begun never runs. One that has ended stays as it is."""
-        job = await self.on_thread(self.store.cancel, job_id)
-        self._changed()
-        return job
+        return await self._changing(self.store.cancel, job_id)
 
     async def result(self, job: Job, name: str) -> bytes:
         """One file of a job that is done.
@@ -198,6 +195,18 @@ class Jobs:
             if job.ended:
                 return
             await self._news.after(revision, within_s=_LOOKED_AT_S)
+
+    async def _changing(self, function: Callable[..., T], /, *args: object) -> T:
+        """Run what changes a job, and tell of it whenever it is done: a caller who leaves does not stop it."""
+        loop = asyncio.get_running_loop()
+
+        def told(_: object) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody is left who could be told
+                loop.call_soon_threadsafe(self._changed)
+
+        done = self._threads.submit(function, *args)
+        done.add_done_callback(told)
+        return await asyncio.wrap_future(done)
 
     def _changed(self) -> None:
         self._news.tell()

@@ -20,6 +20,7 @@ from isocenter.engine.link.figures import FrontEndFigures, make_shared
 from isocenter.engine.link.remote import RemoteEngine
 from isocenter.engine.link.server import EngineHost
 from isocenter.runtimes.synthetic import Gate, SyntheticSession, item
+from patience import PATIENCE_S
 
 SHAPE = (4,)
 
@@ -111,7 +112,7 @@ class Pair:
         self.link.close()
         assert self.host is not None
         self.host.close()
-        await self.engine.drain(10.0)
+        await self.engine.drain(PATIENCE_S)
         await self.engine.stop()
         os.close(self._arena_fd)
         os.close(self._board_fd)
@@ -121,7 +122,9 @@ class Pair:
         """The engine as it was announced last."""
         return self.announced[-1][0]
 
-    def ask(self, marker: float, *, timeout_s: float = 60.0, shape: tuple[int, ...] = SHAPE) -> asyncio.Task[Result]:
+    def ask(
+        self, marker: float, *, timeout_s: float = PATIENCE_S, shape: tuple[int, ...] = SHAPE
+    ) -> asyncio.Task[Result]:
         """A caller of its own for one item."""
         deadline = Deadline.after(timeout_s, now_s=self.clock.now_s())
         return asyncio.create_task(self.remote.infer(Request(str(marker), item(marker, shape), deadline)))

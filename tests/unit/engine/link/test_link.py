@@ -24,6 +24,7 @@ from isocenter.core.request import Request
 from isocenter.core.tensor import Array, Tensors, TensorSpec
 from isocenter.engine.lifecycle import State
 from isocenter.runtimes.synthetic import INPUT, OUTPUT, Faults, SyntheticSession, checksum, item
+from patience import PATIENCE_S
 from unit.engine.link.pair import SHAPE, Pair, until
 
 
@@ -36,7 +37,7 @@ def without_collector() -> Iterator[None]:
     gc.enable()
 
 
-def deadline(timeout_s: float = 60.0) -> Deadline:
+def deadline(timeout_s: float = PATIENCE_S) -> Deadline:
     return Deadline.after(timeout_s, now_s=SystemClock().now_s())
 
 
@@ -164,9 +165,11 @@ async def test_the_block_of_a_leaver_is_not_used_again_while_a_run_reads_it() ->
 
 @pytest.mark.usefixtures("without_collector")
 async def test_the_block_of_one_who_was_told_that_it_is_too_late_is_not_used_again_while_a_run_reads_it() -> None:
-    async with Pair(gated=True, arena_bytes=4096) as pair:
+    clock = ManualClock()
+    async with Pair(gated=True, arena_bytes=4096, clock=clock) as pair:
         late = pair.ask(1.0, timeout_s=0.2)
         await pair.at_gate()
+        clock.advance(0.2)
         with pytest.raises(DeadlineExceeded):
             await late
         del late

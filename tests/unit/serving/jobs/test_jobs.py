@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from isocenter.core.events import Answered
 from isocenter.serving.jobs import files, runner
 from isocenter.serving.jobs.job import Job
 from job_stage import ANSWER, FILES, Stage
+from patience import PATIENCE_S
 
 
 async def test_a_job_runs_and_its_answer_is_there(tmp_path: Path) -> None:
@@ -273,6 +275,9 @@ async def test_a_broken_file_keeps_nobody_from_starting_and_is_used_when_it_is_m
         for call in (stage.add(), stage.jobs.get("0"), stage.jobs.list(limit=1), stage.jobs.cancel("0")):
             with pytest.raises(StoreUnavailable, match="broken"):
                 await call
+        while not caplog.records:  # until the runner has met it too
+            with pytest.raises(StoreUnavailable):
+                await stage.jobs.get("0")
         (tmp_path / "jobs.sqlite").unlink()
         job = await stage.add()
         done = await until_done(stage, job, clock)
@@ -296,6 +301,32 @@ async def test_what_was_sent_is_kept_until_the_job_ends(tmp_path: Path) -> None:
         await stage.ended(job)
 
     assert names_in(stage.store.folder_of(job.id)) == ["result-1"]
+
+
+async def test_a_job_whose_caller_leaves_while_it_is_written_down_runs_all_the_same(tmp_path: Path) -> None:
+    writes, go_on = threading.Event(), threading.Event()
+
+    def keep(folder: Path) -> None:
+        writes.set()
+        assert go_on.wait(PATIENCE_S)
+        folder.mkdir(parents=True)
+
+    async with Stage(tmp_path, clock=ManualClock()) as stage:  # nobody looks by himself: time stands still
+        before = await stage.add("before")
+        (await stage.work.begun.get()).answer()
+        await stage.ended(before)
+        for _ in range(9):  # the runner has nothing left to look at
+            await stage.jobs.list(limit=1)
+        asking = asyncio.create_task(stage.add("left", keep=keep))
+        await asyncio.to_thread(writes.wait, PATIENCE_S)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        go_on.set()
+
+        (await stage.work.begun.get()).answer()
+        await stage.idle()
+    assert stage.work.names == ["before", "left"]
 
 
 async def test_nothing_stays_of_what_was_sent_for_a_job_that_could_not_be_kept(tmp_path: Path) -> None:

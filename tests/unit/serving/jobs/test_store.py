@@ -319,6 +319,19 @@ def test_a_locked_file_is_told_and_usable_afterwards(tmp_path: Path, monkeypatch
         store.add(None, "scan", {})
 
 
+def test_whoever_opens_a_new_file_waits_for_another_who_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = sqlite3.connect(tmp_path / "jobs.sqlite", isolation_level=None)
+    other.execute("CREATE TABLE here (first INTEGER)")
+    other.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr(database, "_pause", lambda: other.execute("COMMIT"))
+
+    with JobStore(tmp_path / "jobs.sqlite") as store:
+        store.add(None, "scan", {})
+
+        assert len(store.list()) == 1
+    other.close()
+
+
 def test_a_broken_file_is_told_until_it_is_moved_away(tmp_path: Path) -> None:
     path = tmp_path / "jobs.sqlite"
     path.write_bytes(b"no database, but long enough to be taken for one" * 100)
