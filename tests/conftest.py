@@ -49,6 +49,14 @@ def servers_elsewhere_may_be_slow() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def disks_may_be_slow() -> Iterator[None]:
+    """Who writes jobs waits for others who do, however long a disk takes; the 2 s of the product may be over here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("isocenter.serving.jobs.database._BUSY_S", PATIENCE_S)
+        yield
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder of third-party files, or a skip that names it."""

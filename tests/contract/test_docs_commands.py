@@ -187,7 +187,7 @@ class Reader:
                     del base["transforms"]
                 Manifest.model_validate(base | said)
             case "python":
-                done = run([sys.executable, "-c", block.text.replace(":8000", f":{self._port}")], self._folder, {})
+                done = run([sys.executable, "-c", self._as_typed(block.text)], self._folder, {})
                 assert done.returncode == 0, done.stderr
             case other:
                 raise AssertionError(f"a block of {other or 'no language'}: say which, so that it can be checked")
@@ -214,13 +214,19 @@ class Reader:
             elif command.startswith("isocenter serve"):
                 self._serve(command)
             else:
-                script.append(line.replace(":8000", f":{self._port}"))
+                script.append(self._as_typed(line))
         if any(line.strip() and not line.lstrip().startswith("#") for line in script):
             done = run(["bash", "-euo", "pipefail", "-c", "\n".join(script)], self._folder, self._environment)
             wanted = next((code for start, code in EXIT_CODES.items() if text.startswith(start)), 0)
             assert done.returncode == wanted, f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
             output += done.stdout
         return output
+
+    def _as_typed(self, text: str) -> str:
+        """At the port that is free, by someone who waits as long as it takes."""
+        patient = re.sub(r"\b(timeout(?:_s)?=)[\d.]+", rf"\g<1>{PATIENCE_S}", text)
+        patient = re.sub(r"(X-Timeout-Ms: )\d+", rf"\g<1>{1e3 * PATIENCE_S:.0f}", patient)
+        return patient.replace(":8000", f":{self._port}")
 
     def _make(self, target: str) -> str:
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")

@@ -1,12 +1,23 @@
 """What the tests of a whole service share."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import httpx
+import pytest
 import pytest_asyncio
 
 from isocenter.app import Composition
+from isocenter.measure.recent import Recent
 from patience import PATIENCE_S
+
+
+@pytest.fixture(scope="module", autouse=True)
+def statistics_forget_nothing() -> Iterator[None]:
+    """What a test counts is not a minute old before it looks, however slow the machine is."""
+    with pytest.MonkeyPatch.context() as patch:
+        assert Recent.__init__.__kwdefaults__ is not None
+        patch.setitem(Recent.__init__.__kwdefaults__, "slot_s", 3600.0)
+        yield
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

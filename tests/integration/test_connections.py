@@ -111,6 +111,8 @@ class Server:
     def __init__(self, port: int, state: ServerState) -> None:
         self.port = port
         self.state = state
+        self.received = 0
+        """Bytes, on all connections."""
         self._callers: list[Caller] = []
 
     async def connect(self) -> "Caller":
@@ -124,6 +126,23 @@ class Server:
         # uvicorn tells nobody.
         while len(self.state.connections) > connections or (not connections and self.state.tasks):  # noqa: ASYNC110
             await asyncio.sleep(0)
+
+    async def until_received(self, connections: int, size: int) -> None:
+        """Return once there are so many connections, and so many bytes came on them."""
+        while len(self.state.connections) < connections or self.received < size:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+    async def nothing_comes(self) -> None:
+        """Let the time in which nothing comes run out, wherever it is counted, as soon as it is anywhere."""
+        while not (counted := [each for each in self._protocols() if _counts_silence(each)]):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        for each in counted:
+            assert each.timeout_keep_alive_task is not None
+            each.timeout_keep_alive_task.cancel()
+            each.timeout_keep_alive_handler()
+
+    def _protocols(self) -> list[HttpToolsProtocol]:
+        return [each for each in self.state.connections if isinstance(each, HttpToolsProtocol)]
 
     async def until_pipelined(self, requests: int) -> None:
         """Return once so many requests wait behind the one that is answered, on the only connection."""
@@ -181,9 +200,13 @@ class Caller:
         self.writer.close()
 
 
+def _counts_silence(protocol: HttpToolsProtocol) -> bool:
+    return protocol.timeout_keep_alive_task is not None and not protocol.timeout_keep_alive_task.cancelled()
+
+
 @asynccontextmanager
 async def serving(
-    stage: Stage, *, max_connections: float = float("inf"), silence_s: float = 60.0
+    stage: Stage, *, max_connections: float = float("inf"), silence_s: float = 3600.0
 ) -> AsyncIterator[Server]:
     config = uvicorn.Config(
         stage.app(max_connections),
@@ -198,7 +221,17 @@ async def serving(
     state = ServerState()
 
     def protocol() -> asyncio.Protocol:
-        return config.http_protocol_class(config=config, server_state=state, app_state={})  # type: ignore[call-arg]
+        made: HttpToolsProtocol = config.http_protocol_class(  # type: ignore[call-arg, assignment]
+            config=config, server_state=state, app_state={}
+        )
+        take_in = made.data_received
+
+        def data_received(data: bytes) -> None:
+            server.received += len(data)
+            take_in(data)
+
+        made.data_received = data_received  # type: ignore[method-assign]
+        return made
 
     listening = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
     server = Server(listening.sockets[0].getsockname()[1], state)
@@ -488,7 +521,6 @@ def test_who_sends_before_he_reads_gets_his_refusal_and_not_a_reset(run: Run, mo
 @pytest.mark.parametrize(
     "sent",
     [
-        pytest.param(b"", id="nothing"),
         pytest.param(b"POST /predict HT", id="a part of the head"),
         pytest.param(HEAD.replace(b"Host", b"X-Name: refused\r\nHost") % 50_000 + b"half", id="half of a refused body"),
         pytest.param(HEAD.replace(b"Host", b"X-Name: refused\r\nHost") % 4 + b"body", id="a whole request"),
@@ -497,13 +529,24 @@ def test_who_sends_before_he_reads_gets_his_refusal_and_not_a_reset(run: Run, mo
 def test_a_connection_on_which_nothing_comes_any_more_is_closed(run: Run, sent: bytes, glances: bool) -> None:
     async def scenario() -> None:
         stage = Stage(glances=glances)
-        async with serving(stage, silence_s=0.02) as server:
+        async with serving(stage) as server:
             caller = await server.connect()
             await caller.send(sent)
             if b"refused" in sent:
                 assert (await caller.answer())[0] == 429
+            await server.until_received(1, len(sent))
+
+            await server.nothing_comes()
 
             assert await caller.ended()
+
+    run(scenario())
+
+
+def test_a_connection_on_which_nothing_ever_comes_is_closed(run: Run) -> None:
+    async def scenario() -> None:
+        async with serving(Stage(), silence_s=0.02) as server:
+            assert await (await server.connect()).ended()
 
     run(scenario())
 
@@ -530,13 +573,17 @@ def test_the_rest_of_a_refused_body_is_not_waited_for_longer_than_a_while(
 def test_a_request_that_is_worked_on_is_not_silence(run: Run) -> None:
     async def scenario() -> None:
         stage = Stage()
-        async with serving(stage, silence_s=0.02) as server:
+        async with serving(stage) as server:
             working, silent = await server.connect(), await server.connect()
             await working.post("long")
+            while await stage.arrived.get() != "long read":
+                pass
+            await server.until_received(2, 3)
+
+            await server.nothing_comes()
+
             assert await silent.ended()
-
             stage.go_on.set()
-
             assert (await working.answer())[2] == b"long 3"
 
     run(scenario())

@@ -96,7 +96,7 @@ class Clients:
 
 @in_both_modes
 def test_sigterm_amid_64_callers_loses_none_and_tells_newcomers_to_come_back(mode: tuple[str, ...]) -> None:
-    with running(MODELS, *mode, ISOCENTER_DRAIN__LINGER_S="0.5", ISOCENTER_LOG_LEVEL="debug") as server:
+    with running(MODELS, *mode, ISOCENTER_DRAIN__LINGER_S="5", ISOCENTER_LOG_LEVEL="debug") as server:
         clients = Clients(server, 64)
         clients.start()
 
@@ -119,7 +119,7 @@ def test_sigterm_amid_64_callers_loses_none_and_tells_newcomers_to_come_back(mod
 
 @in_both_modes
 def test_readiness_goes_first_and_liveness_last(mode: tuple[str, ...]) -> None:
-    with running(MODELS, *mode, ISOCENTER_DRAIN__LINGER_S="20") as server:
+    with running(MODELS, *mode, ISOCENTER_DRAIN__LINGER_S=str(PATIENCE_S)) as server:
         assert server.get("/readyz") == (200, {"status": "ready"})
         server.process.send_signal(signal.SIGTERM)
         while server.get("/readyz")[0] == 200:

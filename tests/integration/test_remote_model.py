@@ -13,11 +13,11 @@ from isocenter.core.errors import IsocenterError, NotReady, RuntimeLost, SetupEr
 from isocenter.serving.predict import Prediction
 from isocenter.settings import Settings, load_settings
 from model_folders import png, runtime_part, write_model
+from patience import PATIENCE_S
 from v2_server import Behaviour, HttpV2
 
 pytestmark = pytest.mark.may_block
 
-GIVE_UP_S = 60.0
 IMAGE = png()
 
 
@@ -41,27 +41,32 @@ async def asked(service: Composition) -> Prediction | IsocenterError:
 
 
 async def until_answered_by(service: Composition, *, fallback: bool) -> None:
-    gives_up_s = time.monotonic() + GIVE_UP_S
+    gives_up_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < gives_up_s:
         found = await asked(service)
         if isinstance(found, Prediction) and bool(found.fallback) is fallback:
             return
         await asyncio.sleep(0.01)
-    raise AssertionError(f"nothing of the kind in {GIVE_UP_S} s")
+    raise AssertionError(f"nothing of the kind in {PATIENCE_S} s")
 
 
 async def load_while_it_stops(service: Composition, server: HttpV2) -> list[Any]:
     """Callers who ask one after the other; the server is stopped when it has answered some of them."""
     found: list[Any] = []
+    stopped = asyncio.Event()
 
     async def caller() -> None:
-        for _ in range(30):
-            found.append(await asked(service))  # noqa: PERF401 - others append between two of them
+        left = 10
+        while left:
+            left -= stopped.is_set()
+            found.append(await asked(service))
+            await asyncio.sleep(0)  # a refusal may come without a pause, and others want to go on
 
     callers = [asyncio.create_task(caller()) for _ in range(8)]
     while len(found) < 20:  # noqa: ASYNC110 - the callers count
         await asyncio.sleep(0)
     await asyncio.to_thread(server.stop)
+    stopped.set()
     await asyncio.gather(*callers)
     return found
 

@@ -423,7 +423,7 @@ async def test_a_body_that_never_ends_is_given_up_at_the_deadline(client: httpx.
         yield BALL[:100]
         await never.wait()
 
-    answer = await client.post("/predict?model=tumors", content=trickle(), headers={"x-timeout-ms": "300"})
+    answer = await client.post("/predict?model=tumors", content=trickle(), headers={"x-timeout-ms": "5000"})
 
     assert (answer.status_code, answer.json()["error"]["details"]["where"]) == (504, "receive")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from isocenter import __version__
 from isocenter.cli import main, models
 from isocenter.cli.console import write_json
 from isocenter.cli.errors import HINTS, Exit, Hopeless
@@ -55,6 +56,11 @@ def test_an_unexpected_error_is_a_bug_and_says_how_to_see_more(monkeypatch: pyte
 def test_debug_holds_wherever_it_stands(line: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     fail_with(ZeroDivisionError("division by zero"), monkeypatch)
     assert isinstance(RUN.invoke(main.app, line).exception, ZeroDivisionError)
+
+
+def test_the_version_is_one_line_without_a_command() -> None:
+    result = RUN.invoke(main.app, ["--version"])
+    assert (result.exit_code, result.stdout) == (Exit.DONE, f"isocenter {__version__}\n")
 
 
 def test_a_file_may_be_called_debug() -> None:
