@@ -59,8 +59,11 @@ def collate(items: Sequence[Tensors], specs: Iterable[TensorSpec], buffers: Mapp
     return batch
 
 
-def scatter(outputs: Tensors, specs: Iterable[TensorSpec], items: int) -> list[Answer]:
-    """Split outputs into one answer for each item. Answers are copies: a runtime may use its memory again.
+def scatter(outputs: Tensors, specs: Iterable[TensorSpec], items: int, *, fresh: bool = False) -> list[Answer]:
+    """Split outputs into one answer for each item.
+
+    Answers are copies, as a runtime may use its memory again. If `fresh`, it does not, and a lone item takes what there
+    is; of several, each would hold all of it.
 
     Raises:
         RuntimeFault: an output is missing, or has not one row for each item.
@@ -78,6 +81,8 @@ def scatter(outputs: Tensors, specs: Iterable[TensorSpec], items: int) -> list[A
             )
         for index in _non_finite_rows(array):
             failures.setdefault(index, _numeric_failure(name, array[index]))
+    if fresh and items == 1 and not failures:
+        return [{name: outputs[name][0, ...] for name in names}]
     # `[index, ...]` keeps a scalar output an array.
     return [failures.get(index) or {name: outputs[name][index, ...].copy() for name in names} for index in range(items)]
 

@@ -14,7 +14,7 @@ from isocenter.core.clock import Clock
 from isocenter.core.errors import Draining, IsocenterError, OutOfMemory, RuntimeFault, without_frames
 from isocenter.core.tensor import Tensors
 from isocenter.engine.batch import Answer, collate, make_buffers, scatter
-from isocenter.runtimes.base import Session
+from isocenter.runtimes.base import Fresh, Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ class Instance:
         """What it answers with if it is not the model's own runtime."""
         self._nice = nice
         self._session = session
+        self._fresh = isinstance(session, Fresh)
         self.inputs = session.inputs
         self.outputs = session.outputs
         self._buffers = make_buffers(self.inputs, max_batch_size)
@@ -142,7 +143,7 @@ class Instance:
         started_s = self._clock.now_s()
         try:
             batch = collate(items, self.inputs, self._buffers)
-            answers = scatter(self._session.run(batch), self.outputs, len(items))
+            answers = scatter(self._session.run(batch), self.outputs, len(items), fresh=self._fresh)
         except BaseException as error:  # some native extensions panic past Exception; the batch must still come back
             return RunFailed(_as_fault(error, len(items)), type(error).__name__)
         return Ran(answers, self._clock.now_s() - started_s)

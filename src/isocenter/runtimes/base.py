@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from isocenter.core.precision import Precision
 from isocenter.core.tensor import Tensors, TensorSpec
@@ -42,6 +42,8 @@ class Session(Protocol):
     def run(self, batch: Tensors) -> Tensors:
         """Run one batch: arrays with items along axis 0, in and out. Blocks; releases the GIL where it computes.
 
+        The next run may write over the arrays that this one gave; see `Fresh`.
+
         Raises:
             InputNotAccepted: the batch is not what the model takes; nothing was computed.
             OutOfMemory: there was no memory for it.
@@ -64,6 +66,16 @@ class Trimmed(Protocol):
         Raises:
             RuntimeFault: the run failed.
         """
+        ...
+
+
+@runtime_checkable
+class Fresh(Protocol):
+    """A session whose answers are nobody else's: no run writes over them, so that they need not be copied."""
+
+    @property
+    def fresh(self) -> Literal[True]:
+        """That it is one."""
         ...
 
 

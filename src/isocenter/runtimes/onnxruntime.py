@@ -82,6 +82,8 @@ class OnnxRuntime:
 class _OnnxSession:
     """One loaded graph. Used by one thread at a time."""
 
+    fresh: Final = True
+
     def __init__(self, session: ort.InferenceSession, proof: str, bound_to: Device | None) -> None:
         self._session: ort.InferenceSession | None = session
         self._bound_to = bound_to

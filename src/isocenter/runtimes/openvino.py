@@ -94,6 +94,8 @@ class OpenVino:
 class _OpenVinoSession:
     """One compiled model and its one request. Used by one thread at a time."""
 
+    fresh: Final = True
+
     def __init__(self, compiled: Any, proof: str) -> None:
         self.proof = proof
         self.inputs = tuple(_spec(port) for port in compiled.inputs)

@@ -53,6 +53,8 @@ class TorchSession:
     The first run is watched: which operators with products it comes down to, and in which element types.
     """
 
+    fresh: Final = True
+
     def __init__(self, module: Module, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], how: How) -> None:
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.proof = f"{how.precision}: to be seen in the first run"

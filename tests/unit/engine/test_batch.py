@@ -87,6 +87,25 @@ def test_answers_are_copies() -> None:
         assert answer["score"].base is None
 
 
+def test_a_lone_answer_that_is_nobody_elses_is_not_copied() -> None:
+    outputs: dict[str, Array] = {"score": np.ones((1, 2), np.float32), "label": np.arange(1)}
+    (answer,) = scatter(outputs, (SCORE, LABEL), 1, fresh=True)
+    assert not isinstance(answer, NumericFailure)
+    assert np.shares_memory(answer["score"], outputs["score"])
+    assert answer["score"].shape == (2,)
+    assert answer["label"].shape == ()
+    (copied,) = scatter(outputs, (SCORE, LABEL), 1)
+    assert not isinstance(copied, NumericFailure)
+    assert not np.shares_memory(copied["score"], outputs["score"])
+
+
+def test_one_answer_of_several_does_not_hold_the_others() -> None:
+    outputs: dict[str, Array] = {"score": np.ones((2, 2), np.float32), "label": np.arange(2)}
+    for answer in scatter(outputs, (SCORE, LABEL), 2, fresh=True):
+        assert not isinstance(answer, NumericFailure)
+        assert not np.shares_memory(answer["score"], outputs["score"])
+
+
 def test_an_answer_that_is_not_finite_fails_alone() -> None:
     scores = np.zeros((4, 2), np.float32)
     scores[1, 0] = np.nan

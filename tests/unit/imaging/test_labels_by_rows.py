@@ -81,6 +81,17 @@ def test_rows_give_what_the_whole_gives(steps: tuple[ArrayStep, ...], rule: Labe
         assert probabilities is None or np.array_equal(probabilities, values)
 
 
+def test_scores_that_softmax_makes_equal_still_have_a_highest() -> None:
+    prepared = ArrayPipeline(())(Volume.of(np.ones((1, *SOURCE), np.float32)))
+    scores = np.full((2, *SOURCE), 1e-3, np.float32)
+    scores[1] = np.nextafter(scores[1], np.float32(1))
+    for wanted in (False, True):
+        sink = Labels(SOURCE, prepared.trail, LabelRule(activation="softmax"), probabilities=wanted)
+        sink(0, scores)
+
+        assert sink.finish()[0].min() == 1
+
+
 def test_without_rows_there_are_no_labels() -> None:
     prepared = ArrayPipeline(())(Volume.of(np.ones((1, *SOURCE), np.float32)))
 

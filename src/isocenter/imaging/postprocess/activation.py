@@ -77,7 +77,10 @@ def loudest(layers: Iterator[Array], count: int, *, foreground: float | None, ov
         ahead = layer > best
         if foreground is not None:
             ahead &= labels > 0
-        np.copyto(labels, labels.dtype.type(number), where=ahead)
+        if number == 1:  # nothing has been written yet
+            labels = ahead.view(np.uint8).astype(labels.dtype, copy=False)
+        else:
+            np.copyto(labels, labels.dtype.type(number), where=ahead)
         if number < count - 1:
             best = np.maximum(layer, best, out=best if over else None)
     return labels

@@ -60,13 +60,17 @@ class Labels:
         self._layers: Array | None = None
         """[K, *spatial] where labels may overlap, else [1, *spatial]."""
         self._values: Whole | None = Whole(shape) if probabilities or not self._by_rows else None
+        self._argmax = (
+            self._by_rows and rule.activation == "softmax" and self._threshold is None and rule.foreground is None
+        )
+        """The highest score is the highest probability too: where only labels are asked for, softmax is left out."""
 
     def __call__(self, row: int, rows: FloatArray) -> None:
         """Take finished rows of scores."""
-        as_scores = self._rule.back == "scores" and not self._by_rows
+        as_scores = not self._wanted and self._argmax if self._by_rows else self._rule.back == "scores"
         values = rows if as_scores else probabilities_of(rows, self._rule.activation)
         if self._by_rows:
-            found = self._masks(values)
+            found = self._masks(rows if self._argmax else values)
             layers = found if self._threshold is not None else found[np.newaxis]
             if self._layers is None:
                 self._layers = np.empty((len(layers), *self._shape), layers.dtype)
