@@ -138,35 +138,58 @@ def rows(found: list[Found]) -> list[list[Cell]]:
 
 
 def together(process: AskedProcess, given: argparse.Namespace) -> str:
-    """Several scans at once between two windows of the bare session; then once more with pictures beside them."""
+    """Several scans at once, and the same with pictures beside them, by turns; around each, the bare session."""
     alone = process.ask("picture", times=10)["seconds"]
+    process.ask("together", size=given.scan_size, scans=given.scans, pictures=False)
     bare = [process.ask("bare", seconds=given.bare_s)["per_s"]]
-    lines: list[list[Cell]] = []
-    for pictures in (False, True):
-        said = process.ask("together", size=given.scan_size, scans=given.scans, pictures=pictures)
-        bare.append(process.ask("bare", seconds=given.bare_s)["per_s"])
-        per_s, around = said["windows"] / said["seconds"], statistics.mean(bare[-2:])
-        waits = said["pictures_s"]
-        lines.append(
-            [
-                "and pictures" if pictures else "scans alone",
-                said["windows"],
-                said["seconds"],
-                per_s,
-                around,
-                percent(per_s / around),
-                f"{said['shared']:.0f} of {said['batches']:.0f}",
-                1e3 / around,
-                f"{1e3 * statistics.median(waits):.0f}, {1e3 * max(waits):.0f}" if waits else "",
-                f"{max(waits) * around:.2f}" if waits else "",
-            ]
-        )
-        print(f"{given.scans} scans: {lines[-1]}", flush=True)
+    turns: dict[bool, list[Turn]] = {False: [], True: []}
+    for turn in range(given.turns):
+        for pictures, found in turns.items():
+            said = process.ask("together", size=given.scan_size, scans=given.scans, pictures=pictures)
+            bare.append(process.ask("bare", seconds=given.bare_s)["per_s"])
+            found.append(Turn(said, statistics.mean(bare[-2:])))
+            print(f"turn {turn + 1}, pictures {pictures}: {percent(found[-1].share)} of {found[-1].bare_per_s:.2f}/s")
     heads = (
-        f"{given.scans} scans at once", "windows", "seconds", "windows/s", "bare session, windows/s", "share",
-        "runs that mixed scans", "one window run ms", "a picture: median, longest ms", "longest, in window runs",
+        f"{given.scans} scans at once", "windows", "seconds", "windows/s", "bare session, windows/s", "share, median",
+        "least, largest share", "runs that mixed scans", "one window run ms", "a picture: median, longest ms",
+        "longest, in window runs",
     )  # fmt: skip
+    lines = [_line("and pictures" if pictures else "scans alone", found) for pictures, found in turns.items()]
     return f"{table(heads, lines)}\n\nA picture alone: {1e3 * statistics.median(alone):.0f} ms in the median."
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Several scans at once, and the bare session around them."""
+
+    said: dict[str, Any]
+    bare_per_s: float
+
+    @property
+    def share(self) -> float:
+        """Windows a second, of those of the bare session."""
+        return float(self.said["windows"] / self.said["seconds"] / self.bare_per_s)
+
+
+def _line(name: str, turns: list[Turn]) -> list[Cell]:
+    windows, seconds = (sum(each.said[what] for each in turns) for what in ("windows", "seconds"))
+    bare = statistics.mean(each.bare_per_s for each in turns)
+    shares = [each.share for each in turns]
+    waits = [wait for each in turns for wait in each.said["pictures_s"]]
+    runs = [max(each.said["pictures_s"], default=0.0) * each.bare_per_s for each in turns]
+    return [
+        name,
+        windows,
+        seconds,
+        windows / seconds,
+        bare,
+        percent(statistics.median(shares)),
+        f"{percent(min(shares))}, {percent(max(shares))}",
+        f"{sum(each.said['shared'] for each in turns):.0f} of {sum(each.said['batches'] for each in turns):.0f}",
+        1e3 / bare,
+        f"{1e3 * statistics.median(waits):.0f}, {1e3 * max(waits):.0f}" if waits else "",
+        f"{max(runs):.2f}" if waits else "",
+    ]
 
 
 def page(found: list[Found], eight: str, given: argparse.Namespace) -> str:
@@ -185,8 +208,9 @@ def page(found: list[Found], eight: str, given: argparse.Namespace) -> str:
             table(HEADS, rows(found)),
             f"## {given.scans} scans at once",
             f"Volumes of {scan}, through OpenVINO. *Share*: windows a second against a session of the same file with "
-            "nothing around it, measured right before and after. *Runs that mixed scans*: on a CPU a window of "
-            "this size fills the machine by itself, so that one run of two costs about as much as two runs of one.",
+            f"nothing around it, measured right before and after; {given.turns} turns. *Runs that mixed scans*: on "
+            "a CPU a window of this size fills the machine by itself, so that one run of two costs about as much as "
+            "two runs of one.",
             eight,
         )
     )
@@ -202,6 +226,7 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=8)
     parser.add_argument("--scan-size", type=_size, default=[168, 168, 96], metavar="IxJxK")
     parser.add_argument("--scores-size", type=_size, default=[168, 120, 96], metavar="IxJxK")
+    parser.add_argument("--turns", type=int, default=6, help="of scans at once")
     parser.add_argument("--bare-s", type=float, default=5.0, help="seconds of each window of the bare session")
     parser.add_argument("--what", choices=["all", "one", "together"], default="all")
     parser.add_argument("--out", type=Path, default=RESULTS / "volumes.md")
