@@ -108,7 +108,8 @@ class Run:
         arguments = self.arguments
         heads = read_heads(arguments.heads) if arguments.heads else []
         rank = self.together.rank
-        incoming: Iterator[Sample] = samples(heads, FIRST_SEED + self.step + SEEDS_APART * rank)
+        first_seed = FIRST_SEED + self.step + SEEDS_APART * rank
+        incoming: Iterator[Sample] = samples(heads, first_seed, share_t2=arguments.share_t2)
         cropper = Cropper(arguments.seed + self.step + SEEDS_APART * rank, most=arguments.held)
         for _ in range(arguments.begin_with):
             cropper.hold(next(incoming))
@@ -184,6 +185,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--held", type=int, default=240, help="samples kept in memory")
     parser.add_argument("--begin-with", type=int, default=60, help="samples drawn before the first step")
     parser.add_argument("--fresh-every", type=int, default=5, metavar="STEPS", help="a new sample each so many steps")
+    parser.add_argument("--share-t2", type=float, default=1 / 3, help="of the drawn samples")
     parser.add_argument("--keep-every-s", type=float, default=60.0)
     parser.add_argument("--threads", type=int, default=2, help="of one process; of several, each has one")
     return parser.parse_args(argv)

@@ -88,7 +88,7 @@ def prepared(volume: Volume, truth: Array) -> tuple[FloatArray, Array]:
     return values, np.where(share > 0.5, np.maximum(found, 1.0) if truth.any() else found, 0.0)
 
 
-def drawn(seed: int) -> Sample:
+def drawn(seed: int, *, share_t2: float = 1 / 3) -> Sample:
     """A phantom, drawn on a scanner's grid and resampled as a scan is.
 
     On the model's own grid it would be drawn sooner, and small lesions would look otherwise: a network that had learned
@@ -126,7 +126,9 @@ def _standard(volume: Volume) -> FloatArray:
     return np.asarray(ArrayPipeline((STEPS[2],))(volume).tensor[0], np.float32)
 
 
-def samples(heads: Sequence[Volume], first_seed: int, *, share_real: float = 0.25) -> Iterator[Sample]:
+def samples(
+    heads: Sequence[Volume], first_seed: int, *, share_real: float = 0.25, share_t2: float = 1 / 3
+) -> Iterator[Sample]:
     """One after the other, without end: drawn heads, and real ones if there are any."""
     seed = first_seed
     while True:
@@ -134,7 +136,7 @@ def samples(heads: Sequence[Volume], first_seed: int, *, share_real: float = 0.2
         if heads and rng.random() < share_real:
             yield real(heads[int(rng.integers(len(heads)))], seed)
         else:
-            yield drawn(seed)
+            yield drawn(seed, share_t2=share_t2)
         seed += 1
 
 
