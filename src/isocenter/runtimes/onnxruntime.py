@@ -82,8 +82,6 @@ class OnnxRuntime:
 class _OnnxSession:
     """One loaded graph. Used by one thread at a time."""
 
-    fresh: Final = True
-
     def __init__(self, session: ort.InferenceSession, proof: str, bound_to: Device | None) -> None:
         self._session: ort.InferenceSession | None = session
         self._bound_to = bound_to
@@ -93,7 +91,7 @@ class _OnnxSession:
         self._output_names = [spec.name for spec in self.outputs]
 
     def run(self, batch: Tensors) -> Tensors:
-        """Run one batch; the returned arrays are fresh and belong to the caller."""
+        """Run one batch; the returned arrays belong to the caller; the arena grows while they live."""
         items = checks.check_batch(batch, self.inputs)
         session = self._session
         if session is None:

@@ -41,13 +41,14 @@ def test_no_run_and_no_caller_writes_over_an_answer(runtime: str, model: Path) -
     if runtime == "openvino":
         pytest.importorskip("openvino")
     session = open_runtime(runtime).open(model, SessionOptions(precision="fp32"))
-    assert isinstance(session, Fresh)
-    item = np.float32([[2, 4, 6, 8]])
+    # What ONNX Runtime gives lies in its arena: kept uncopied, the windows of one volume made that grow by 600 MB.
+    assert isinstance(session, Fresh) is (runtime == "openvino")
+    item = np.array([[2, 4, 6, 8]], np.float32)
     first = session.run({"x": item})
     expected = {name: array.copy() for name, array in first.items()}
 
     item[:] = -1.0
-    later = session.run({"x": np.float32([[7, 7, 7, 7]])})
+    later = session.run({"x": np.full((1, 4), 7, np.float32)})
     session.run({"x": np.full((3, 4), 9, np.float32)})
 
     for name in NAMES:
