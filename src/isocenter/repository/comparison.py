@@ -16,7 +16,7 @@ from isocenter.core.tensor import Array, Tensors
 from isocenter.engine.batch import check_item
 from isocenter.imaging.codecs.raster import decode
 from isocenter.imaging.limits import ImageLimits
-from isocenter.imaging.postprocess.activation import masks_of
+from isocenter.imaging.postprocess.activation import masks_of, threshold_of
 from isocenter.imaging.transforms.fast import FastPipeline
 from isocenter.repository import integrity
 from isocenter.repository.accuracy import (
@@ -255,7 +255,7 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 def _masks(manifest: Manifest, values: DoubleArray) -> npt.NDArray[np.bool_]:
     """Which voxels have which label, [labels, *spatial]; without the background where labels exclude each other."""
     output = manifest.output
-    threshold = output.threshold or (_SIGMOID_THRESHOLD if output.activation == "sigmoid" else None)
+    threshold = threshold_of(output.activation, output.threshold)
     if threshold is not None:
         return values >= threshold
     best = masks_of(values, None, foreground=output.foreground_threshold)

@@ -21,7 +21,7 @@ from isocenter.core.errors import (
     UnsupportedMedia,
 )
 from isocenter.core.tensor import Array
-from isocenter.imaging.codecs.volume_grid import geometry_of, pick_volume, shear_notes, volume_notes
+from isocenter.imaging.codecs.volume_grid import counted_in, geometry_of, pick_volume, shear_notes, volume_notes
 from isocenter.imaging.codecs.volume_parts import Part
 from isocenter.imaging.geometry import Affine, Geometry, swap_lps_ras
 from isocenter.imaging.image import Note
@@ -275,17 +275,16 @@ def _affine(said: dict[str, Any], shape: tuple[int, int, int]) -> tuple[Affine, 
     for name, form in forms.items():
         if not np.isfinite(form).all():
             raise BadGeometry(f"the {name} of the NIfTI is not finite", details={"form": name})
-    scale = _MM_PER_UNIT.get(int(said["xyzt_units"]) & 7, 1.0)
-    forms = {name: np.diag([scale, scale, scale, 1.0]) @ form for name, form in forms.items()}
-    apart = apart_mm(forms["sform"], forms["qform"], shape) if len(forms) == 2 else 0.0
+    unit_mm = _MM_PER_UNIT.get(int(said["xyzt_units"]) & 7, 1.0)
+    (affine, notes), *others = (counted_in(unit_mm, form) for form in forms.values())
+    apart = max((apart_mm(affine, other, shape) for other, _ in others), default=0.0)
     if apart > SFORM_QFORM_LIMIT:
         raise BadGeometry(
             f"sform and qform of the NIfTI put a corner {apart:.4g} mm apart, at most {SFORM_QFORM_LIMIT:g} are taken"
             " as equal",
             details={"difference_mm": apart, "limit_mm": SFORM_QFORM_LIMIT},
         )
-    converted = Note("converted_to_mm", f"lengths of the header count {scale:g} mm each")
-    return next(iter(forms.values())), (converted,) if scale != 1.0 else ()
+    return affine, notes
 
 
 def apart_mm(one: Affine, other: Affine, shape: tuple[int, int, int]) -> float:

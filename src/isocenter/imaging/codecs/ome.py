@@ -20,8 +20,8 @@ _ORDERS = {"XYZCT", "XYZTC", "XYCTZ", "XYCZT", "XYTCZ", "XYTZC"}
 _IMAGEJ = re.compile(rb"ImageJ=")
 # Of a pixel, in micrometres: less than an atom or more than a hand is no microscope's, whatever is written.
 _SIZES_UM: Final = (1e-4, 1e5)
-# Dots per inch of a printer or screen, which ImageJ keeps from a photograph: 85 um are 300.
-_LARGEST_OF_INCHES_UM: Final = 20.0
+LARGEST_OF_INCHES_UM: Final = 20.0
+"""Dots per inch of printers and screens stand in many files: a pixel of 85 um is 300 of them, not a microscope's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def _imagej_size(name: str, per_unit: tuple[float, float] | None) -> tuple[float
     if not unit or not per_unit or min(per_unit) <= 0:
         return None
     size = unit / per_unit[0], unit / per_unit[1]
-    if unit == _UM["inch"] and max(size) > _LARGEST_OF_INCHES_UM:
+    if unit == _UM["inch"] and max(size) > LARGEST_OF_INCHES_UM:
         return None
     return size if all(map(_is_size, size)) else None
 

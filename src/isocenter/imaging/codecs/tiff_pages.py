@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from isocenter.core.errors import BadImage, InputNotAccepted, MultiFrameImage, UnsupportedMedia
 from isocenter.imaging.codecs import tiff
 from isocenter.imaging.codecs.ifd import Directory, Layout, Readable, directories, read_directory, read_layout
-from isocenter.imaging.codecs.ome import Picture, micrometres, pictures_of
+from isocenter.imaging.codecs.ome import LARGEST_OF_INCHES_UM, Picture, micrometres, pictures_of
 from isocenter.imaging.codecs.tiff import TiffHeader
 
 _PER_X, _PER_Y, _UNIT = 282, 283, 296
@@ -14,8 +14,6 @@ _FACTS = frozenset({tiff.SUBFILE, tiff.WIDTH, tiff.HEIGHT, tiff.BELOW, _PER_X, _
 _FIRST_FACTS = _FACTS | tiff.ALL_THERE_IS
 _MASK = 4
 _UNITS = {2: "inch", 3: "cm"}
-# Printers' and screens' dots per inch stand in many files: a pixel of 85 um is 300 dpi, not a microscope's.
-_LARGEST_UM = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,4 +104,4 @@ def _pixel_size_um(tags: Directory) -> tuple[float, float] | None:
     if unit is None or per is None:
         return None
     height, width = unit / per[0], unit / per[1]
-    return (height, width) if 0 < max(height, width) <= _LARGEST_UM else None
+    return (height, width) if 0 < max(height, width) <= LARGEST_OF_INCHES_UM else None

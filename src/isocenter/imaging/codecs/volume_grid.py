@@ -82,10 +82,15 @@ def in_millimetres(affine: Affine, units: Sequence[str]) -> tuple[Affine, tuple[
             f"lengths in {', '.join(dict.fromkeys(each[:20] for each in units))}; one unit of length is needed",
             details={"units": [each[:20] for each in units]},
         )
-    if scale == 1.0:
+    return counted_in(scale, affine)
+
+
+def counted_in(unit_mm: float, affine: Affine) -> tuple[Affine, tuple[Note, ...]]:
+    """A place whose lengths count so many millimetres each, in millimetres, and a note if that changes it."""
+    if unit_mm == 1.0:
         return affine, ()
-    note = Note("converted_to_mm", f"lengths of the header count {scale:g} mm each")
-    return np.diag([scale, scale, scale, 1.0]) @ affine, (note,)
+    note = Note("converted_to_mm", f"lengths of the header count {unit_mm:g} mm each")
+    return np.diag([unit_mm, unit_mm, unit_mm, 1.0]) @ affine, (note,)
 
 
 def shear_notes(affine: Affine) -> tuple[Note, ...]:
