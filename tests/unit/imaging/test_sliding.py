@@ -164,3 +164,11 @@ def test_the_gaussian_of_nnunet_is_in_half_precision_with_its_smallest_weight_at
     assert np.array_equal(weights, weights.astype(np.float16))
     assert weights[0, 0, 0] == weights[weights > 0].min() == np.float16(6e-8)
     assert weights[32, 32, 24] == np.float16(10 * np.exp(-0.5))
+
+
+def test_the_weights_of_a_window_are_made_once_and_nobody_writes_over_them() -> None:
+    weights = importance(Sliding(roi=(6, 4), mode="gaussian"))
+
+    assert importance(Sliding(roi=(6, 4), mode="gaussian")) is weights
+    with pytest.raises(ValueError, match="read-only"):
+        weights[0] = 1.0
