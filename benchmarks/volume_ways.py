@@ -26,6 +26,8 @@ T = TypeVar("T")
 SEED = 5
 OVERLAP = 0.25
 INPUT, OUTPUT = "x", "y"
+SEVERAL = 2
+"""Instances that share the cores out, where not one has them all."""
 _LONG_S = 3600.0
 
 
@@ -38,11 +40,18 @@ class Way:
     runs: str
     """torch, onnxruntime, openvino."""
     models: str
-    """A model folder that holds `volumes-onnxruntime` and `volumes-openvino`, and the demonstration's classifier."""
+    """Holds one model folder for each number of instances of a runtime, see `folder_name`."""
     threads: int
+    """Of all instances together."""
+    instances: int = 1
 
     def __str__(self) -> str:
-        return f"{self.slides} over {self.runs}"
+        return f"{self.slides} over {self.runs}" + (f", {self.instances} instances" if self.instances > 1 else "")
+
+
+def folder_name(runs: str, instances: int) -> str:
+    """The model folder with `volumes-<runtime>` and the demonstration's classifier."""
+    return f"{runs}-{instances}"
 
 
 def opened(way: Way) -> AbstractContextManager[AskedProcess]:
@@ -182,7 +191,8 @@ class Ours:
         from isocenter.app import open_service
         from isocenter.settings import load_settings
 
-        settings = load_settings(models=Path(self._way.models) / self._way.runs, frontends=0)
+        models = Path(self._way.models) / folder_name(self._way.runs, self._way.instances)
+        settings = load_settings(models=models, frontends=0)
         return await self._stack.enter_async_context(open_service(settings))
 
     async def _segment(self, given: Any, name: str) -> Any:
@@ -243,7 +253,7 @@ def _session(way: Way) -> Any:
     from isocenter.runtimes.base import SessionOptions
     from isocenter.runtimes.registry import open_runtime
 
-    file = Path(way.models) / way.runs / f"volumes-{way.runs}" / "1" / "model.onnx"
+    file = Path(way.models) / folder_name(way.runs, 1) / f"volumes-{way.runs}" / "1" / "model.onnx"
     return open_runtime(way.runs).open(file, SessionOptions(precision="fp32", threads=way.threads))
 
 

@@ -13,6 +13,7 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from asked_process import AskedProcess
 from isocenter.repository.integrity import sha256_of
 from isocenter.repository.load import usable_cores
 from tables import RESULTS, Cell, command_line, conditions, figure, percent, rounds, table, write
-from volume_ways import INPUT, OUTPUT, OVERLAP, Way, network, opened
+from volume_ways import INPUT, OUTPUT, OVERLAP, SEVERAL, Way, folder_name, network, opened
 
-RUNS = ("onnxruntime", "openvino")
+PACKAGES = (("onnxruntime", 1), ("openvino", 1), ("openvino", SEVERAL))
 CLASSIFIER = Path(__file__).resolve().parent.parent / "models" / "brain-mri-classifier"
 MIB = 2**20
 
@@ -56,8 +57,9 @@ def package(models: Path, roi: int) -> None:
     item = torch.randn(1, 1, *[roi] * 3, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = net(item)
-    for runs in RUNS:
-        folder = models / runs / f"volumes-{runs}" / "1"
+    for runs, instances in PACKAGES:
+        home = models / folder_name(runs, instances)
+        folder = home / f"volumes-{runs}" / "1"
         (folder / "golden").mkdir(parents=True)
         file = folder / "model.onnx"
         axes = {name: {0: "batch"} for name in (INPUT, OUTPUT)}
@@ -67,8 +69,9 @@ def package(models: Path, roi: int) -> None:
         )  # fmt: skip
         np.save(folder / "golden" / "noise.input.npy", item[0].numpy())
         np.save(folder / "golden" / "noise.output.npy", expected[0].numpy())
-        (folder / "model.yaml").write_text(yaml.safe_dump(manifest(runs, sha256_of(file), roi), sort_keys=False))
-        shutil.copytree(CLASSIFIER, models / runs / CLASSIFIER.name)
+        content = manifest(runs, sha256_of(file), roi) | {"instances": {"count": instances}}
+        (folder / "model.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        shutil.copytree(CLASSIFIER, home / CLASSIFIER.name)
 
 
 def manifest(runs: str, digest: str, roi: int) -> dict[str, Any]:
@@ -99,7 +102,7 @@ def measure(found: list[Found], processes: list[AskedProcess], given: argparse.N
             print(f"round {turn + 1}: {one.way} {said['seconds']:.2f} s, {said}", flush=True)
     first: dict[str, Any] = {}
     for one, process in zip(found, processes, strict=True):
-        file = scratch / f"{one.way.slides}-{one.way.runs}.npz"
+        file = scratch / "found.npz"
         process.ask("save", out=str(file), size=given.scores_size)
         with np.load(file) as saved:
             if not first:
@@ -118,11 +121,11 @@ HEADS = (
 
 def rows(found: list[Found]) -> list[list[Cell]]:
     """The table of single volumes."""
-    seconds = {(each.way.slides, each.way.runs): each.best_s for each in found}
+    seconds = {(each.way.slides, each.way.runs): each.best_s for each in found if each.way.slides == "monai"}
     return [
         [
             each.way.slides,
-            each.way.runs,
+            each.way.runs if each.way.instances == 1 else f"{each.way.runs}, {each.way.instances} instances",
             each.best_s,
             ", ".join(figure(value) for value in each.seconds),
             f"{each.best_s / seconds['monai', 'torch']:.2f}x",
@@ -137,24 +140,28 @@ def rows(found: list[Found]) -> list[list[Cell]]:
     ]
 
 
-def together(process: AskedProcess, given: argparse.Namespace) -> str:
+def together(processes: list[AskedProcess], ways: list[Way], given: argparse.Namespace) -> str:
     """Several scans at once, and the same with pictures beside them, by turns; around each, the bare session."""
-    alone = process.ask("picture", times=10)["seconds"]
-    process.ask("together", size=given.scan_size, scans=given.scans, pictures=False)
-    bare = [process.ask("bare", seconds=given.bare_s)["per_s"]]
-    turns: dict[bool, list[Turn]] = {False: [], True: []}
+    alone = processes[0].ask("picture", times=10)["seconds"]
+    for process in processes:
+        process.ask("together", size=given.scan_size, scans=given.scans, pictures=False)
+    bare = [processes[0].ask("bare", seconds=given.bare_s)["per_s"]]
+    cases = list(product(zip(processes, ways, strict=True), (False, True)))
+    turns: dict[str, list[Turn]] = {_case(way, pictures): [] for (_, way), pictures in cases}
     for turn in range(given.turns):
-        for pictures, found in turns.items():
+        for (process, way), pictures in cases:
             said = process.ask("together", size=given.scan_size, scans=given.scans, pictures=pictures)
-            bare.append(process.ask("bare", seconds=given.bare_s)["per_s"])
-            found.append(Turn(said, statistics.mean(bare[-2:])))
-            print(f"turn {turn + 1}, pictures {pictures}: {percent(found[-1].share)} of {found[-1].bare_per_s:.2f}/s")
+            bare.append(processes[0].ask("bare", seconds=given.bare_s)["per_s"])
+            found = Turn(said, statistics.mean(bare[-2:]))
+            turns[_case(way, pictures)].append(found)
+            share = f"{percent(found.share)} of {found.bare_per_s:.2f}/s"
+            print(f"turn {turn + 1}, {_case(way, pictures)}: {share}", flush=True)
     heads = (
         f"{given.scans} scans at once", "windows", "seconds", "windows/s", "bare session, windows/s", "share, median",
         "least, largest share", "runs that mixed scans", "one window run ms", "a picture: median, longest ms",
         "longest, in window runs",
     )  # fmt: skip
-    lines = [_line("and pictures" if pictures else "scans alone", found) for pictures, found in turns.items()]
+    lines = [_line(name, found) for name, found in turns.items()]
     return f"{table(heads, lines)}\n\nA picture alone: {1e3 * statistics.median(alone):.0f} ms in the median."
 
 
@@ -169,6 +176,11 @@ class Turn:
     def share(self) -> float:
         """Windows a second, of those of the bare session."""
         return float(self.said["windows"] / self.said["seconds"] / self.bare_per_s)
+
+
+def _case(way: Way, pictures: bool) -> str:
+    each = "one instance" if way.instances == 1 else f"{way.instances} instances"
+    return f"{each}, and pictures" if pictures else each
 
 
 def _line(name: str, turns: list[Turn]) -> list[Cell]:
@@ -208,9 +220,10 @@ def page(found: list[Found], eight: str, given: argparse.Namespace) -> str:
             table(HEADS, rows(found)),
             f"## {given.scans} scans at once",
             f"Volumes of {scan}, through OpenVINO. *Share*: windows a second against a session of the same file with "
-            f"nothing around it, measured right before and after; {given.turns} turns. *Runs that mixed scans*: on "
-            "a CPU a window of this size fills the machine by itself, so that one run of two costs about as much as "
-            "two runs of one.",
+            f"nothing around it, on all cores, right before and after; {given.turns} turns. One instance is the "
+            f"default, a session on all cores; {SEVERAL} instances (`instances: {{count: {SEVERAL}}}`) have a share "
+            "of the cores each and never wait for one another. *Runs that mixed scans*: on a CPU a window of this size "
+            "fills the machine by itself, so that one run of two costs about as much as two runs of one.",
             eight,
         )
     )
@@ -234,15 +247,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="isocenter-volumes-") as home, ExitStack() as stack:
         models = Path(home) / "models"
         package(models, given.roi)
-        ways = [Way(slides=slides, runs=runs, models=str(models), threads=given.threads) for slides, runs in WAYS]
-        wanted = ways if given.what != "together" else ways[-1:]
+        ways = [
+            Way(slides=slides, runs=runs, models=str(models), threads=given.threads, instances=instances)
+            for slides, runs, instances in WAYS
+        ]
+        wanted = ways if given.what != "together" else ways[-2:]
         processes = [stack.enter_context(opened(way)) for way in wanted]
         for process in processes:
             process.ask("open", roi=given.roi)
         found = [Found(way) for way in wanted]
         if given.what != "together":
             measure(found, processes, given, Path(home))
-        eight = together(processes[-1], given) if given.what != "one" else ""
+        eight = together(processes[-2:], ways[-2:], given) if given.what != "one" else ""
     if given.what == "all":
         write(given.out, page(found, eight, given))
     else:
@@ -250,11 +266,12 @@ def main() -> None:
 
 
 WAYS = (
-    ("monai", "torch"),
-    ("monai", "onnxruntime"),
-    ("isocenter", "onnxruntime"),
-    ("monai", "openvino"),
-    ("isocenter", "openvino"),
+    ("monai", "torch", 1),
+    ("monai", "onnxruntime", 1),
+    ("isocenter", "onnxruntime", 1),
+    ("monai", "openvino", 1),
+    ("isocenter", "openvino", 1),
+    ("isocenter", "openvino", SEVERAL),
 )
 
 
