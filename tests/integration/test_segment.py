@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from isocenter import Service
-from isocenter.app import open_service
+from isocenter.app import Composition, open_service
 from isocenter.core.errors import (
     BadManifest,
     BadRequest,
@@ -69,8 +69,9 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
         yield service
 
 
-def _slow_runtime() -> dict[str, Any]:
-    options = {"image": "x".join(map(str, (1, *ROI))), "labels": 2, "voxels": True, "per_item_ms": 25, "busy": False}
+def _slow_runtime(**cost_ms: float) -> dict[str, Any]:
+    cost = cost_ms or {"per_item_ms": 25}
+    options = {"image": "x".join(map(str, (1, *ROI))), "labels": 2, "voxels": True, "busy": False, **cost}
     digest = hashlib.sha256(b"weights").hexdigest()
     return {"kind": "synthetic", "file": "model.bin", "sha256": digest, "options": options}
 
@@ -139,6 +140,30 @@ async def test_volumes_at_once_get_the_answers_of_lone_ones(service: Service) ->
         assert np.array_equal(answer.mask, each.voxels[0] > 0)
     stats = await service.stats("blobs")
     assert stats.failures == {}
+
+
+async def test_windows_of_volumes_at_once_share_runs_where_that_pays_and_no_label_changes(tmp_path: Path) -> None:
+    # A run of four costs about what a run of one does.
+    write_segmenter(tmp_path, runtime=_slow_runtime(base_ms=20, per_item_ms=0.1))
+    given = [volume(np.roll(blobs(), shift, axis=1)) for shift in range(8)]
+
+    async with open_service(load_settings(models=tmp_path)) as here:
+        lone = [await here.segment(each, request_id="lone", model="blobs") for each in given]
+        shared_by_lone = _runs_shared(here)
+        work = (here.segment(each, request_id=str(number), model="blobs") for number, each in enumerate(given))
+        answers = await asyncio.gather(*work)
+
+        assert shared_by_lone == 0
+        assert _runs_shared(here) > 0
+    assert max(answer.batch_size for answer in answers) == 4
+    for alone, answer in zip(lone, answers, strict=True):
+        assert np.array_equal(answer.mask, alone.mask)
+
+
+def _runs_shared(here: Composition) -> float:
+    lines = here.metrics.text().decode().splitlines()
+    found = [line for line in lines if line.startswith('isocenter_batches_shared_total{model="blobs"')]
+    return float(found[0].rsplit(" ", 1)[1]) if found else 0.0
 
 
 @pytest.mark.parametrize(
