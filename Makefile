@@ -91,7 +91,7 @@ bench-users: $(VENV)/.dev ## Measure 1 to 8 users of three segmentation networks
 cell-models: $(VENV)/.dev ## HRNet, CBAM-ResUNet and U-Net with random weights, as model folders in build/cell-models
 	$(BIN)/python benchmarks/cell_networks.py --out build/cell-models
 
-train-nuclei: $(VENV)/.dev ## Train and measure models/nuclei-segmenter from IMAGES, a copy of the DSB 2018 set; needs torch; an hour
+train-nuclei: $(VENV)/.dev ## Train and measure models/nuclei-segmenter from IMAGES, a copy of the DSB 2018 set; needs torch; two hours
 	PYTHONPATH=src $(BIN)/python training/nuclei.py --images $(IMAGES) --checkpoint $(CHECKPOINT)
 	PYTHONPATH=src $(BIN)/python training/nuclei_report.py --images $(IMAGES) --checkpoint $(CHECKPOINT) \
 		--out models/nuclei-segmenter/1

@@ -145,8 +145,9 @@ class Run:
             group["lr"] = rate
         batch = cropper.batch(*CROPS[self.sizes.choice(len(CROPS), p=SHARES)])
         values, classes, weights = (torch.from_numpy(part) for part in batch)
-        logits = self.network(values.contiguous(memory_format=torch.channels_last_3d))
-        loss, dice, found = loss_of(logits, classes, weights)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.arguments.bf16):
+            logits = self.network(values.contiguous(memory_format=torch.channels_last_3d))
+        loss, dice, found = loss_of(logits.float(), classes, weights)
         cropper.note(found.numpy())
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -182,6 +183,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=5e-3, help="peak learning rate")
     parser.add_argument("--decay", type=float, default=0.02, help="weight decay")
     parser.add_argument("--average", type=float, default=0.99, help="decay of the weight average")
+    parser.add_argument("--bf16", action="store_true", help="convolutions in bfloat16, where the processor has it")
     parser.add_argument("--held", type=int, default=240, help="samples kept in memory")
     parser.add_argument("--begin-with", type=int, default=60, help="samples drawn before the first step")
     parser.add_argument("--fresh-every", type=int, default=5, metavar="STEPS", help="a new sample each so many steps")

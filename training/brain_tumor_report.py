@@ -39,10 +39,9 @@ from isocenter.repository.manifest import read_manifest
 
 log = logging.getLogger("brain_tumor_report")
 
-FIRST_SEED = 9_400_000
-"""Training has seen 100,000 and as many as it has steps, 600,000 to 605,000, and 810,000 to 840,000; the rule was
-chosen with those from 8,000,000 on, and earlier weights were measured with those from 9,000,000 and 9,100,000 on,
-these with other rules from 9,200,000 and 9,300,000 on."""
+FIRST_SEED = 9_700_000
+"""Training has seen 100,000 and as many as it has steps, 600,000 to 635,000, and 810,000 to 840,000; the rule was
+chosen with those from 8,000,000 on, and earlier weights were measured with those from 9,000,000 to 9,600,000 on."""
 PLANTED_SEEDS = range(8)
 """From `FIRST_SEED` on, into each real head."""
 GOLDEN_SEED = 100
@@ -346,15 +345,16 @@ Measured as it is served, from the bytes of a `.nii.gz` file to the checked mask
 
 {by_contrast}
 
-Earlier weights were measured on ninety phantoms from 9000000 on (Dice of lesions above 1 ml 0.846, sensitivity 0.964,
-false alarms 0 of 35) and on ninety from 9100000 on (0.784, 0.980, 2 of 39). Training went on because of these. The
-weights that are shipped were measured on ninety from 9200000 on, with findings from 0.1 ml on (0.863, 46 of 46, 3 of
-44), and on ninety from 9300000 on, with findings from 0.2 ml on (0.836, 44 of 46, 1 of 44). In both, a voxel was tumor
-where that was more probable than not.
+Earlier weights were measured on other nineties: from 9000000 on (Dice of lesions above 1 ml 0.846, sensitivity 0.964,
+false alarms 0 of 35) and from 9100000 on (0.784, 0.980, 2 of 39); the next ones from 9200000 on (0.863, 46 of 46, 3
+of 44) and from 9300000 on (0.836, 44 of 46, 1 of 44), and, with the rule that is shipped, from 9400000 on (0.882, 53
+of 53, 1 of 37). Training went on because of these. The weights that are shipped were measured on the ninety above
+alone.
 
-That a voxel is tumor from {threshold:g} on, and a finding from 0.3 ml on, was chosen afterwards, on 120 phantoms from
-8100001 on, 68 with lesions. At 0.5 the volume found was 0.93 of the true one (median of 68 scans), at 0.4 it is 1.00;
-Dice of the 77 lesions above 1 ml went from 0.850 to 0.852; false alarms from 2 of 52 to 1, with as many lesions found.
+That a voxel is tumor from {threshold:g} on, and a finding from 0.3 ml on, was chosen with the weights before these,
+on 120 phantoms from 8100001 on, 68 with lesions. With these, the volume found there is 1.01 of the true one (median
+of 68 scans; with those before 1.00), Dice of the 77 lesions above 1 ml is 0.866 (0.852), 67 of 68 are found (67) and
+1 of 52 healthy ones is called ill (1).
 
 Time, from the call to the answer, on two cores: p50 {p50_s:.2f} s, p95 {p95_s:.2f} s (n={scans:.0f}).
 
@@ -375,16 +375,20 @@ is no head, is answered {no_head}.
 ## Training
 
 {steps:,} steps, each of 4 crops of 48 voxels a side, 2 of 64 or 2 of 80, {minutes:.0f} minutes on two cores: mirrored
-left to right, brightness, contrast and noise varied. Of the crops away from lesions, half are drawn where a lesion was
-seen last and there was none. The weights that are shipped came in several goes: the first two, of 5,840 steps, had more
-of the small crops and no such places; up to step 11,893, five of six phantoms were drawn at 2 mm; up to 12,926 there
-were 686 samples, all drawn as scans are, and 1 crop of 96 in place of 2 of 80; since then there are fresh samples
-beside them. From step 16,431 on two processes took the mean of their gradients. The weights are the mean of those after
-19,551 steps and at the end, chosen by 60 phantoms from 8100001 on. Each run draws other crops than one that was
-interrupted.
+left to right, brightness, contrast and noise varied. Of the crops away from lesions, half are drawn where a lesion
+was seen last and there was none. The weights that are shipped came in several goes: the first two, of 5,840 steps,
+had more of the small crops and no such places; up to step 11,893, five of six phantoms were drawn at 2 mm; up to
+12,926 there were 686 samples, all drawn as scans are, and 1 crop of 96 in place of 2 of 80; since then there are
+fresh samples beside them. From step 16,431 on two processes took the mean of their gradients, up to step 23,809. At
+step 20,788 the mean of the weights after 19,551 steps and of those then, chosen by 60 phantoms from 8100001 on, began
+two further cycles with nearly half of the drawn heads in T2: 3,021 steps, and 9,793 of one process on one core, 41
+minutes, with convolutions in bfloat16. Each run draws other crops than one that was interrupted.
 
     PYTHONPATH=src python -m torch.distributed.run --nproc-per-node 2 \\
-        training/brain_tumor.py --heads DIR --checkpoint FILE --steps {steps} --minutes {minutes:.0f}
+        training/brain_tumor.py --heads DIR --checkpoint FILE --steps 20788 --minutes 236
+    PYTHONPATH=src python \\
+        training/brain_tumor.py --heads DIR --checkpoint FILE --steps {steps} --minutes {minutes:.0f} \\
+        --rate 4e-4 --share-t2 0.45 --average 0.998 --bf16
     PYTHONPATH=src python training/brain_tumor_report.py --heads DIR --checkpoint FILE --figures FILE \\
         --out models/brain-tumor-3d/1 --write-package --write-card
 """

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cycle import Average, learning_rate, optimiser_for
-from isocenter.networks.nucleus_unet import NucleusUNet
+from isocenter.networks.nucleus_unet import WIDTHS, NucleusUNet
 from nuclei_data import LABELS, Cropper, read_fields
 
 log = logging.getLogger("nuclei")
@@ -62,16 +62,18 @@ def train(arguments: argparse.Namespace) -> NucleusUNet:
     """Train to the last step, from the checkpoint if there is one; gives the averaged weights."""
     torch.manual_seed(arguments.seed)
     fields = read_fields(arguments.images)["training"]
-    module = NucleusUNet(len(LABELS)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module = NucleusUNet(len(LABELS), widths=tuple(arguments.widths))
+    module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = Average(module)
     optimiser = optimiser_for(module, arguments.rate, arguments.decay)
     step = 0
     if arguments.checkpoint.exists():
         state = torch.load(arguments.checkpoint, weights_only=True)
-        module.load_state_dict(state["module"])
+        step = state["step"]
+        # A new cycle begins where the last one came to rest.
+        module.load_state_dict(state["average" if step == arguments.cycle_from else "module"])
         average.module.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
-        step = state["step"]
     cropper = Cropper(fields, arguments.seed + step, changed=arguments.changed)
     log.info("%d images for training, from step %d", len(fields), step)
     module.train()
@@ -83,8 +85,9 @@ def train(arguments: argparse.Namespace) -> NucleusUNet:
             progress = (step - arguments.cycle_from) / (arguments.steps - arguments.cycle_from)
             group["lr"] = learning_rate(progress, arguments.rate, rise=0.05)
         images, classes, weights = (torch.from_numpy(part) for part in cropper.batch(arguments.batch, arguments.side))
-        logits = module(images.contiguous(memory_format=torch.channels_last))
-        loss = loss_of(logits, classes, weights)
+        with torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
+            logits = module(images.contiguous(memory_format=torch.channels_last))
+        loss = loss_of(logits.float(), classes, weights)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(module.parameters(), 2.0)
@@ -100,14 +103,20 @@ def train(arguments: argparse.Namespace) -> NucleusUNet:
                 time.monotonic() - began_s,
                 np.mean(losses[-200:]),
             )
-            _keep(arguments.checkpoint, module, average, optimiser, step)
+            _keep(arguments, module, average, optimiser, step)
     return average.module
 
 
 def _keep(
-    file: Path, module: nn.Module, average: Average[NucleusUNet], optimiser: torch.optim.Optimizer, step: int
+    arguments: argparse.Namespace,
+    module: nn.Module,
+    average: Average[NucleusUNet],
+    optimiser: torch.optim.Optimizer,
+    step: int,
 ) -> None:
+    file: Path = arguments.checkpoint
     state = {
+        "widths": list(arguments.widths),
         "module": module.state_dict(),
         "average": average.module.state_dict(),
         "optimiser": optimiser.state_dict(),
@@ -124,19 +133,21 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder with index.csv")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="where a run goes on from")
-    parser.add_argument("--seed", type=int, default=18)
-    parser.add_argument("--steps", type=int, default=7000)
+    parser.add_argument("--seed", type=int, default=21)
+    parser.add_argument("--steps", type=int, default=18000)
     parser.add_argument(
         "--cycle-from", type=int, default=0, metavar="STEP", help="where the cycle of the learning rate began"
     )
     parser.add_argument(
-        "--changed", type=float, default=1.0, metavar="SHARE", help="how often crops are augmented, of the usual"
+        "--changed", type=float, default=0.6, metavar="SHARE", help="how often crops are augmented, of the usual"
     )
+    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, metavar="CHANNELS", help="level by level")
+    parser.add_argument("--bf16", action="store_true", help="convolutions in bfloat16, where the processor has it")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--side", type=int, default=160, help="side of a crop in px, a multiple of 16")
     parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
     parser.add_argument("--decay", type=float, default=0.02, help="weight decay")
-    parser.add_argument("--average", type=float, default=0.995, help="decay of the weight average")
+    parser.add_argument("--average", type=float, default=0.998, help="decay of the weight average")
     parser.add_argument("--keep-every", type=int, default=100, metavar="STEPS")
     parser.add_argument("--threads", type=int, default=2, help="at most")
     return parser.parse_args(argv)

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+WIDTHS = (16, 48, 96, 128, 192)
+"""Channels of the levels, the full size first."""
+
 
 def _convolution(channels_in: int, width: int) -> nn.Sequential:
     return nn.Sequential(
@@ -27,7 +30,7 @@ class NucleusUNet(nn.Module):
     brightness by a factor of ten and more.
     """
 
-    def __init__(self, classes: int = 3, *, channels: int = 3, widths: tuple[int, ...] = (16, 32, 64, 96, 128)) -> None:
+    def __init__(self, classes: int = 3, *, channels: int = 3, widths: tuple[int, ...] = WIDTHS) -> None:
         super().__init__()
         sources = (2 * channels, *widths[:-1])
         depths = [1 if number == 0 else 2 for number in range(len(widths))]
