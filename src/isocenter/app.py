@@ -53,8 +53,8 @@ from isocenter.telemetry.logging import set_up_logging
 from isocenter.telemetry.metrics import LiveGauge, Metrics, MetricsObserver
 from isocenter.telemetry.observer import LogObserver, MutedUntilReady, Observers
 
-# What about 2 ms of decoding are, for the pictures that take longest.
-_HERE_MAX_PIXELS = 400_000
+# Of a JPEG, about 2 ms of decoding.
+_HERE_MAX_PIXELS, _FEW_CORES = 400_000, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +257,10 @@ async def open_front(
     limits = ImageLimits(max_bytes=settings.limits.max_bytes, max_pixels=settings.limits.max_pixels)
     bodies = ByteBudget(max(settings.limits.max_inflight_bytes // share, limits.max_bytes + FORM_OVERHEAD_BYTES))
     threads, here_max_pixels = _decoding(settings)
+    # Front ends have a core each, more or less.
+    cores = 1 if settings.frontends else usable_cores()
     async with (
-        CpuPool(threads=threads, max_waiting=settings.decode.max_waiting, clock=clock) as pool,
+        CpuPool(threads=threads, max_waiting=settings.decode.max_waiting, clock=clock, cores=cores) as pool,
         AsyncExitStack() as stack,
     ):
         predict = Predict(
@@ -319,12 +321,16 @@ def _jobs(
 
 
 def _decoding(settings: Settings) -> tuple[int, int]:
-    """Decode threads, and the pixels up to which none is needed: a front end has a core to itself, more or less."""
+    """Decode threads, and the pixels up to which none is needed.
+
+    A front end has a core to itself, more or less. On one core or two, a model and an event loop are enough to keep
+    them busy, and threads that wait for the interpreter's lock are not (`docs/decisions/0004-frontends.md`).
+    """
     threads, here = settings.decode.threads, settings.decode.here_max_pixels
     if threads == "auto":
         threads = 1 if settings.frontends else usable_cores()
     if here == "auto":
-        here = _HERE_MAX_PIXELS if settings.frontends else 0
+        here = _HERE_MAX_PIXELS if settings.frontends or usable_cores() <= _FEW_CORES else 0
     return threads, here
 
 

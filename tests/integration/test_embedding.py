@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from isocenter.core.errors import (
     UnknownVersion,
     UnsupportedMedia,
 )
+from isocenter.imaging.codecs.raster import decode
+from isocenter.imaging.image import RasterImage
 from isocenter.imaging.phantoms import brain_slice
 from isocenter.settings import load_settings
 from patience import PATIENCE_S
@@ -249,3 +252,37 @@ async def test_a_variable_for_the_server_gives_no_front_ends_here(monkeypatch: p
     monkeypatch.setenv("ISOCENTER_FRONTENDS", "4")
 
     assert Service(MODELS)._settings.frontends == 0
+
+
+def jpeg_of(**options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, "jpeg", **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("cores", "picture", "place"),
+    [
+        (2, jpeg_of(), "the event loop"),
+        (2, jpeg_of(progressive=True), "a thread"),  # its header does not say how long it takes
+        (3, jpeg_of(), "a thread"),
+    ],
+    ids=["few cores", "few cores, progressive", "more cores"],
+)
+async def test_small_pictures_are_decoded_on_the_event_loop_of_few_cores(
+    cores: int, picture: bytes, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+
+    def noticing(*args: Any, **named: Any) -> RasterImage:
+        found.append("the event loop" if threading.current_thread() is loop_thread else "a thread")
+        return decode(*args, **named)
+
+    loop_thread = threading.current_thread()
+    monkeypatch.setattr("isocenter.app.usable_cores", lambda: cores)
+    monkeypatch.setattr("isocenter.serving.predict.decode", noticing)
+    async with Service(MODELS) as service:
+        found.clear()  # what the rehearsal of the start decoded
+        await service.infer(picture, model=MODEL)
+
+    assert found == [place]

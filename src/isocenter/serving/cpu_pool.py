@@ -2,7 +2,9 @@
 
 Small pictures may be decoded on the event loop instead: handing one to a thread and back costs a good part of its
 decoding. They wait in a line of their own, of which the loop runs one a turn: between any two of them it looks at its
-sockets, refuses what has to be refused, and reads what has come.
+sockets, refuses what has to be refused, and reads what has come. While several wait, a thread may take from that line
+too: it keeps a core busy that would stand idle. Where many callers are refused and no core is idle, it costs more than
+it brings, since both need the interpreter's lock (`docs/decisions/0004-frontends.md`).
 
 Quick jobs never take all threads, where there are several: they hold the interpreter's lock for so much of their time
 that the event loop and one thread less get as many of them done, at less cost, and refusals are told in half the time
@@ -12,6 +14,7 @@ that the event loop and one thread less get as many of them done, at less cost, 
 import asyncio
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +30,12 @@ from isocenter.core.reply import Reply
 T = TypeVar("T")
 
 
+# From so many on that wait for the event loop, a thread helps it.
+_HELPED_FROM = 3
+# Where many callers are refused, only while this share of the cores was idle when it was last looked at.
+_IDLE, _LOOKED_EVERY_S = 0.25, 0.25
+
+
 class _Job(NamedTuple):
     run: Callable[[], Any]
     deadline: Deadline
@@ -34,13 +43,33 @@ class _Job(NamedTuple):
     quick: bool = False
 
 
+class _Help:
+    """What a thread takes from the others' queue, to take from the event loop's line from then on."""
+
+
 class CpuPool:
     """Runs functions that release the GIL. A job whose caller left or whose deadline passed is never started."""
 
-    def __init__(self, *, threads: int, max_waiting: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        threads: int,
+        max_waiting: int,
+        clock: Clock,
+        cores: int = 1,
+        cpu_s: Callable[[], float] = time.process_time,
+    ) -> None:
+        """`cores` are those of this process; with more than one, a thread helps the event loop. `cpu_s` says how much
+        of them it has used."""
         self._clock = clock
         self._max_waiting = max_waiting
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._cores = cores
+        self._cpu_s = cpu_s
+        self._used_s, self._used_at_s, self._idle = 0.0, 0.0, 0.0
+        self._helping = False
+        self.refusing = False
+        """Many callers are refused now."""
+        self._jobs: SimpleQueue[_Job | _Help | None] = SimpleQueue()
         self._quick = _QuickJobs(self._jobs, at_once=max(1, threads - 1))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting = 0
@@ -48,6 +77,8 @@ class CpuPool:
         self._gap_s = 0.0
         self._ended_s = -math.inf
         self._here: deque[_Job] = deque()
+        self._open_here = 0
+        """Those, and what the thread that helps has in hand."""
         self._here_turn_s = 0.0
         self._here_ended_s = -math.inf
         self._turn_is_due = False
@@ -64,12 +95,12 @@ class CpuPool:
     @property
     def waiting(self) -> int:
         """Jobs handed in and not answered yet, the running ones included."""
-        return self._waiting + len(self._here)
+        return self._waiting + self._open_here
 
     def ready_in_s(self, *, here: bool = False, coming: int = 0) -> float:
         """Predicted seconds until a job that is handed in after `coming` others is done, going by the last ones."""
         if here:
-            return (len(self._here) + coming + 1) * self._here_turn_s
+            return (self._open_here + coming + 1) * self._here_turn_s
         ahead, at_once = self._waiting + coming, self._at_once()
         if ahead < at_once:
             return self._busy_s
@@ -91,6 +122,7 @@ class CpuPool:
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
+        self._used_s, self._used_at_s = self._cpu_s(), self._clock.now_s()
         self._threads = [
             threading.Thread(target=self._work, name=f"isocenter-decode-{number}", daemon=True)
             for number in range(self._count)
@@ -138,7 +170,9 @@ class CpuPool:
         job = _Job(function, deadline, reply, quick)
         if here:
             self._here.append(job)
+            self._open_here += 1
             self._take_turns()
+            self._ask_for_help()
             # One job a turn and none that is too late: no alarm is needed to notice a deadline.
             return await reply.wait()
         self._waiting += 1
@@ -162,18 +196,61 @@ class CpuPool:
 
     def _turn(self) -> None:
         self._turn_is_due = False
+        try:
+            job = self._here.popleft()
+        except IndexError:  # the thread that helps took the last one
+            return
         started_s = self._clock.now_s()
-        outcome = _outcome_of(self._here.popleft(), started_s)
+        self._finish_here(_outcome_of(job, started_s), started_s)
+        self._take_turns()
+
+    def _finish_here(self, outcome: "_Outcome", started_s: float) -> None:
+        self._open_here -= 1
         if outcome.ran:
             ended_s = self._clock.now_s()
-            # While a line stands, a turn takes what the loop does between two jobs as well.
+            # While a line stands, a turn takes what the loop does between two jobs as well; where it is helped, less.
             began_s = max(self._here_ended_s, started_s - 4 * self._here_turn_s) if self._in_line else started_s
             self._here_turn_s = self._follow(self._here_turn_s, ended_s - began_s)
             self._here_ended_s = ended_s
         if outcome.tell is not None:
             outcome.tell(outcome.answer)
         self._in_line = bool(self._here)
-        self._take_turns()
+
+    def _ask_for_help(self) -> None:
+        if self._cores > 1 and not self._helping and len(self._here) >= _HELPED_FROM and self._help_pays():
+            self._helping = True
+            self._jobs.put(_Help())
+
+    def _help_pays(self) -> bool:
+        """Whether there is a core to spare: refusals need the interpreter's lock, and come first."""
+        if not self.refusing:
+            return True
+        now_s = self._clock.now_s()
+        if now_s - self._used_at_s >= _LOOKED_EVERY_S:
+            used_s = self._cpu_s()
+            self._idle = 1.0 - (used_s - self._used_s) / (now_s - self._used_at_s) / self._cores
+            self._used_s, self._used_at_s = used_s, now_s
+        return self._idle > _IDLE
+
+    def _help(self) -> bool:
+        """Take from the event loop's line until it is empty, or somebody waits for a thread."""
+        assert self._loop is not None
+        while True:
+            try:
+                job = self._here.popleft()
+            except IndexError:
+                break
+            started_s = self._clock.now_s()
+            outcome = _outcome_of(job, started_s)
+            del job  # nobody's image in a local of an idle thread
+            try:
+                self._loop.call_soon_threadsafe(self._finish_here, outcome, started_s)
+            except RuntimeError:  # the loop is closed
+                return False
+            if not (self._jobs.empty() and self._help_pays()):
+                break
+        self._helping = False
+        return True
 
     def _work(self) -> None:
         # A function of its own for one job, so that an idle thread holds nobody's image in its locals.
@@ -184,6 +261,8 @@ class CpuPool:
         job = self._jobs.get()
         if job is None:
             return False
+        if isinstance(job, _Help):
+            return self._help()
         outcome = self._run_one(job)
         if job.quick:
             self._quick.done()
@@ -228,7 +307,7 @@ class CpuPool:
 class _QuickJobs:
     """Quick jobs on their way to the threads: no more of them at a time than `at_once`."""
 
-    def __init__(self, jobs: "SimpleQueue[_Job | None]", *, at_once: int) -> None:
+    def __init__(self, jobs: "SimpleQueue[_Job | _Help | None]", *, at_once: int) -> None:
         self._jobs = jobs
         self._lock = threading.Lock()
         self._waiting: deque[_Job] = deque()

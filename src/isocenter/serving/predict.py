@@ -7,7 +7,7 @@ from typing import Any
 
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
-from isocenter.core.errors import BadInput, DeadlineExceeded, Overloaded, WrongTask
+from isocenter.core.errors import BadInput, DeadlineExceeded, Overloaded, Refused, WrongTask
 from isocenter.core.events import Observer, Shed
 from isocenter.core.request import Request
 from isocenter.core.tensor import Array, FloatArray
@@ -15,6 +15,7 @@ from isocenter.engine.protocol import Reservation
 from isocenter.imaging.array import from_array
 from isocenter.imaging.codecs.header import Header
 from isocenter.imaging.codecs.raster import decode, read_header
+from isocenter.imaging.codecs.sniff import sniff
 from isocenter.imaging.image import Note
 from isocenter.imaging.limits import ImageLimits
 from isocenter.imaging.transforms import accepts
@@ -59,6 +60,12 @@ class Prediction:
 _WAY_BACK_SHARE = 0.05
 # Above this, a header may be far into the file and takes time of its own.
 _SMALL_BYTES = 256 * 1024
+# Headers of others may hold tens of thousands of entries.
+_SOON_READ = frozenset({"jpeg", "png", "bmp"})
+# How quickly the share of pictures that are decoded on the event loop is followed.
+_STEP = 0.05
+# How quickly the share of callers who are refused is followed, and from which on they are many.
+_REFUSED_STEP, _MANY_REFUSED = 0.01, 1 / 3
 # Up to this, a file is decoded about as quickly as the event loop takes a request in and sends its answer.
 _QUICK_BYTES = 96 * 1024
 _QUICK_VALUES = 600_000
@@ -92,6 +99,8 @@ class Predict:
         self._clock = clock
         self._observer = observer
         self._decode_here_max_pixels = decode_here_max_pixels
+        self._share_here = float(decode_here_max_pixels > 0)
+        self._share_refused = 0.0
         self._arriving = Arriving(clock)
 
     def check(self, model: str | None, version: int | None, deadline: Deadline, *, priority: int = 0) -> None:
@@ -104,12 +113,20 @@ class Predict:
             Refused, DeadlineExceeded: it could not be answered in time.
         """
         self._arriving.see()
-        here = self._decode_here_max_pixels > 0
-        ready_in_s = self._arriving.lag_s + self._pool.ready_in_s(here=here, coming=self._arriving.count)
+        ready_in_s = self._arriving.lag_s + self._ready_in_s()
         served = self._repository.resolve(model, version, task="classification")
         refuse_other_task(served, "classification")
-        served.engine.check(deadline, priority=priority, ready_in_s=ready_in_s)
+        try:
+            served.engine.check(deadline, priority=priority, ready_in_s=ready_in_s)
+        except Refused:
+            self.note_refused()
+            raise
+        self._note_share(0.0)
         self._arriving.expect()
+
+    def note_refused(self) -> None:
+        """Somebody was refused; to be called by who refuses more than one on one word of `check`."""
+        self._note_share(1.0)
 
     async def __call__(
         self,
@@ -136,6 +153,7 @@ class Predict:
             deadline = own_deadline(served, entered_s)
         header = self._glance(image)
         here = self._is_small(image, header)
+        self._share_here += _STEP * (here - self._share_here)
         place = served.engine.reserve(deadline, priority=priority, ready_in_s=self._pool.ready_in_s(here=here))
         try:
             tensor = served.manifest.input.tensor
@@ -188,6 +206,17 @@ class Predict:
             return "", 0
         return served.name, served.version
 
+    def _note_share(self, refused: float) -> None:
+        self._share_refused += _REFUSED_STEP * (refused - self._share_refused)
+        self._pool.refusing = self._share_refused > _MANY_REFUSED
+
+    def _ready_in_s(self) -> float:
+        """Predicted seconds until a picture of which only the head is known is decoded, where the last ones were."""
+        coming, share = self._arriving.count, self._share_here
+        here_s = self._pool.ready_in_s(here=True, coming=coming) if share > 0 else 0.0
+        threads_s = self._pool.ready_in_s(coming=coming) if share < 1 else 0.0
+        return share * here_s + (1 - share) * threads_s
+
     def _glance(self, image: bytes | Array) -> Header | None:
         """The header of a file that may be small enough to be decoded here; None of anything else.
 
@@ -196,12 +225,12 @@ class Predict:
         """
         if not self._decode_here_max_pixels or not isinstance(image, bytes) or len(image) > _SMALL_BYTES:
             return None
-        return read_header(image, limits=self._limits)
+        return read_header(image, limits=self._limits) if sniff(image) in _SOON_READ else None
 
     def _is_small(self, image: bytes | Array, header: Header | None) -> bool:
         """Whether a picture's decoding takes so little that it is done here."""
         if header is not None:
-            return header.source.width_px * header.source.height_px <= self._decode_here_max_pixels
+            return header.effort_pixels <= self._decode_here_max_pixels
         if isinstance(image, bytes) or not self._decode_here_max_pixels:
             return False
         return image.size <= self._decode_here_max_pixels

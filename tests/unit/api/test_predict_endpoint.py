@@ -31,6 +31,7 @@ class HeldBack:
         self.refusal: IsocenterError | None = None
         self.at_the_door: IsocenterError | None = None
         self.checked = 0
+        self.refused_again = 0
 
     def default_deadline(self, model: str | None, version: int | None, *, arrived_s: float) -> Deadline:
         return Deadline.after(60.0, now_s=arrived_s)
@@ -39,6 +40,9 @@ class HeldBack:
         self.checked += 1
         if self.at_the_door is not None:
             raise self.at_the_door
+
+    def note_refused(self) -> None:
+        self.refused_again += 1
 
     def meant_by(self, *_: object) -> tuple[str, int]:
         return "lungs", 3
@@ -232,6 +236,7 @@ def test_a_refusal_that_holds_is_given_again_to_whoever_asks_the_same_and_is_cou
 
     assert stage.glance(headers={b"x-timeout-ms": b"100"}) == first
     assert stage.codes.seen == ["overloaded", "Shed", "overloaded"]
+    assert stage.predict.refused_again == 1
     assert stage.glance(headers={b"x-timeout-ms": b"9000"}) is None, "who gives more time may be let in"
     assert stage.glance(b"model=other", {b"x-timeout-ms": b"100"}) is None
     stage.clock.advance(0.004)

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import NoReturn
 
@@ -292,3 +292,45 @@ async def test_quick_jobs_that_wait_are_run_before_the_pool_ends(clock: ManualCl
             asyncio.get_running_loop().call_soon(job.let_go)
     async with asyncio.timeout(PATIENCE_S):
         assert await asyncio.gather(*running) == ["done"] * 6
+
+
+@pytest.mark.may_block
+@pytest.mark.parametrize("refusing", [False, True])
+async def test_a_thread_helps_the_event_loop_while_several_wait_for_it(refusing: bool) -> None:
+    met = threading.Barrier(2, timeout=PATIENCE_S)
+    clock = ManualClock(10.0)
+    async with CpuPool(threads=2, max_waiting=9, clock=clock, cores=2, cpu_s=lambda: 0.0) as pool:
+        pool.refusing = refusing
+        clock.advance(1.0)  # no core was busy: help pays all the same
+        jobs: list[Callable[[], object]] = [met.wait, met.wait, lambda: None, lambda: None]
+        await asyncio.gather(*(pool.run(job, NEVER, here=True) for job in jobs))
+
+        assert pool.waiting == 0
+
+
+@pytest.mark.parametrize(
+    ("cores", "refusing", "jobs"),
+    [(2, False, 2), (1, False, 6), (2, True, 6)],
+    ids=["few wait", "one core", "many are refused, and no core is idle"],
+)
+async def test_the_event_loop_decodes_alone(cores: int, refusing: bool, jobs: int) -> None:
+    clock = ManualClock(10.0)
+
+    async with CpuPool(threads=2, max_waiting=9, clock=clock, cores=cores, cpu_s=lambda: 2 * clock.now_s()) as pool:
+        pool.refusing = refusing
+        clock.advance(1.0)
+        places = await asyncio.gather(*(pool.run(threading.get_ident, NEVER, here=True) for _ in range(jobs)))
+
+    assert set(places) == {threading.get_ident()}
+
+
+@pytest.mark.may_block
+async def test_who_helps_leaves_for_those_who_need_a_thread() -> None:
+    met = threading.Barrier(2, timeout=PATIENCE_S)
+    async with CpuPool(threads=1, max_waiting=9, clock=ManualClock(0.0), cores=2) as pool:
+        jobs: list[Callable[[], object]] = [met.wait, met.wait, lambda: None, lambda: None, lambda: None]
+        here = [pool.run(job, NEVER, here=True) for job in jobs]
+        async with asyncio.timeout(PATIENCE_S):
+            *_, thread = await asyncio.gather(*here, pool.run(threading.get_ident, NEVER))
+
+    assert thread != threading.get_ident()

@@ -154,6 +154,7 @@ class PredictEndpoint:
         if same is not None and started_s < same.until_s:
             for event in same.events:
                 self._observer.observe(event)
+            self._predict.note_refused()
             return same.answer
         try:
             check_length(headers.get(b"content-length"), self._max_bytes)

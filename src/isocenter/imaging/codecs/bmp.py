@@ -22,6 +22,11 @@ _MAX_RUN_LENGTH_BYTES = 2**20  # Pillow expands runs in Python, about a second p
 class BmpHeader(Header):
     """Nothing more is needed: Pillow reads the rest."""
 
+    @property
+    def effort_pixels(self) -> float:
+        """They only have to be copied."""
+        return self.source.width_px * self.source.height_px
+
 
 def read_header(data: bytes) -> BmpHeader:
     """Read both headers and the palette, and see that the rows are all there."""

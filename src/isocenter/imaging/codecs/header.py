@@ -1,5 +1,6 @@
 """What every format's header comes down to, and what its decoder gives back."""
 
+import math
 from dataclasses import dataclass
 
 from isocenter.core.tensor import Array
@@ -26,6 +27,11 @@ class Header:
         """The samples in memory: at least a byte each, three for a palette's colours."""
         samples = 3 if self.source.mode.startswith("P") else self.channels
         return self.source.width_px * self.source.height_px * samples * max(8, self.source.bits) // 8
+
+    @property
+    def effort_pixels(self) -> float:
+        """So many pixels of a sequential JPEG take about as long to decode; infinite where the header does not say."""
+        return math.inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Damage that leaves a valid code stream cannot be seen by anyone.
 """
 
 import io
+import math
 import struct
 from dataclasses import dataclass
 
@@ -38,7 +39,15 @@ class JpegHeader(Header):
     subsampled: bool
     """Whether some components have fewer samples than others, as colour differences do."""
     progressive: bool
+    one_scan: bool
+    """Whether the first scan holds all components; of a sequential image there is no other one then."""
     metadata: tuple[tuple[int, int], ...]
+
+    @property
+    def effort_pixels(self) -> float:
+        """Its pixels; where there are several scans, there may be 200, and ink is converted by ourselves."""
+        plain = self.one_scan and not self.progressive and self.channels < 4
+        return self.source.width_px * self.source.height_px if plain else math.inf
 
 
 def read_header(data: bytes) -> JpegHeader:
@@ -65,7 +74,7 @@ def read_header(data: bytes) -> JpegHeader:
         if end > len(data):
             raise _truncated(f"a segment at byte {at} ends beyond the file", len(data))
         if marker == _SOS:
-            return _checked(frame, at, metadata, orientation, notes, adobe=adobe)
+            return _checked(frame, at, body[:1], metadata, orientation, notes, adobe=adobe)
         if marker == _EOI:
             raise BadImage("the image ends before its first scan")
         if marker in _SIZED_FRAMES:
@@ -109,6 +118,7 @@ def decode_reference(data: bytes, header: JpegHeader) -> Decoded:
 def _checked(
     frame: bytes,
     scan_at: int,
+    scanned: bytes,
     metadata: list[tuple[int, int]],
     orientation: int,
     notes: tuple[Note, ...],
@@ -138,6 +148,7 @@ def _checked(
         subsampled=len(set(frame[8::3])) > 1,
         components=tuple(frame[7::3]),
         progressive=kind == 0xC2,
+        one_scan=scanned == bytes([count]),
         metadata=tuple(metadata),
     )
 
@@ -156,8 +167,8 @@ def _check_scans(data: bytes, header: JpegHeader) -> None:
     end = len(data) - 2 if data.endswith(b"\xff\xd9") else data.find(b"\xff\xd9", header.scan_at)
     if end < 0:
         raise _truncated("there is no end-of-image marker", len(data))
-    if not header.progressive and data[header.scan_at + 4] == len(header.components):
-        return  # all there is comes in one scan
+    if header.one_scan and not header.progressive:
+        return
     scans = 0
     missing = set(header.components)
     pixels = header.source.width_px * header.source.height_px
