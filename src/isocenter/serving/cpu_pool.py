@@ -29,7 +29,6 @@ from isocenter.core.reply import Reply
 
 T = TypeVar("T")
 
-
 # From so many on that wait for the event loop, a thread helps it.
 _HELPED_FROM = 3
 # Where many callers are refused, only while this share of the cores was idle when it was last looked at.
@@ -65,7 +64,7 @@ class CpuPool:
         self._max_waiting = max_waiting
         self._cores = cores
         self._cpu_s = cpu_s
-        self._used_s, self._used_at_s, self._idle = 0.0, 0.0, 0.0
+        self._looked, self._idle = (0.0, 0.0), 0.0
         self._helping = False
         self.refusing = False
         """Many callers are refused now."""
@@ -122,7 +121,7 @@ class CpuPool:
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._used_s, self._used_at_s = self._cpu_s(), self._clock.now_s()
+        self._looked = self._cpu_s(), self._clock.now_s()
         self._threads = [
             threading.Thread(target=self._work, name=f"isocenter-decode-{number}", daemon=True)
             for number in range(self._count)
@@ -225,11 +224,12 @@ class CpuPool:
         """Whether there is a core to spare: refusals need the interpreter's lock, and come first."""
         if not self.refusing:
             return True
-        now_s = self._clock.now_s()
-        if now_s - self._used_at_s >= _LOOKED_EVERY_S:
+        # Both the loop and the thread that helps ask: what they look at is taken and put back as one.
+        (then_used_s, then_s), now_s = self._looked, self._clock.now_s()
+        if now_s - then_s >= _LOOKED_EVERY_S:
             used_s = self._cpu_s()
-            self._idle = 1.0 - (used_s - self._used_s) / (now_s - self._used_at_s) / self._cores
-            self._used_s, self._used_at_s = used_s, now_s
+            self._idle = 1.0 - (used_s - then_used_s) / (now_s - then_s) / self._cores
+            self._looked = used_s, now_s
         return self._idle > _IDLE
 
     def _help(self) -> bool:
