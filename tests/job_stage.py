@@ -34,6 +34,9 @@ class Held:
         self.folder = folder
         self.tell = tell
         self.left = False
+        self.may_leave = asyncio.Event()
+        """When it is cancelled, it takes until then."""
+        self.may_leave.set()
         self.end: asyncio.Future[JobAnswer] = asyncio.get_running_loop().create_future()
 
     def answer(self) -> None:
@@ -64,6 +67,7 @@ class Work:
             return await held.end
         except asyncio.CancelledError:
             held.left = True
+            await held.may_leave.wait()
             raise
         finally:
             self._now -= 1

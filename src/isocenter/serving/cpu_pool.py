@@ -3,8 +3,9 @@
 Small pictures may be decoded on the event loop instead: handing one to a thread and back costs a good part of its
 decoding. They wait in a line of their own, of which the loop runs one a turn: between any two of them it looks at its
 sockets, refuses what has to be refused, and reads what has come. While several wait, a thread may take from that line
-too: it keeps a core busy that would stand idle. Where many callers are refused and no core is idle, it costs more than
-it brings, since both need the interpreter's lock (`docs/decisions/0004-frontends.md`).
+too: it keeps a core busy that would stand idle. It does the first part of a job, which hardly needs the interpreter's
+lock, and leaves the rest to the loop. Where many callers are refused, the loop leaves all first parts to it
+(`docs/decisions/0004-frontends.md`).
 
 Quick jobs never take all threads, where there are several: they hold the interpreter's lock for so much of their time
 that the event loop and one thread less get as many of them done, at less cost, and refusals are told in half the time
@@ -14,10 +15,9 @@ that the event loop and one thread less get as many of them done, at less cost, 
 import asyncio
 import math
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -28,11 +28,10 @@ from isocenter.core.errors import DeadlineExceeded, IsocenterError, Overloaded, 
 from isocenter.core.reply import Reply
 
 T = TypeVar("T")
+Half = TypeVar("Half")
 
 # From so many on that wait for the event loop, a thread helps it.
 _HELPED_FROM = 3
-# Where many callers are refused, only while this share of the cores was idle when it was last looked at.
-_IDLE, _LOOKED_EVERY_S = 0.25, 0.25
 
 
 class _Job(NamedTuple):
@@ -40,6 +39,8 @@ class _Job(NamedTuple):
     deadline: Deadline
     reply: Reply[Any]
     quick: bool = False
+    rest: Callable[[Any], Any] | None = None
+    """What is left to do with what `run` gave."""
 
 
 class _Help:
@@ -56,18 +57,14 @@ class CpuPool:
         max_waiting: int,
         clock: Clock,
         cores: int = 1,
-        cpu_s: Callable[[], float] = time.process_time,
     ) -> None:
-        """`cores` are those of this process; with more than one, a thread helps the event loop. `cpu_s` says how much
-        of them it has used."""
+        """`cores` are those of this process; with more than one, a thread helps the event loop."""
         self._clock = clock
         self._max_waiting = max_waiting
         self._cores = cores
-        self._cpu_s = cpu_s
-        self._looked, self._idle = (0.0, 0.0), 0.0
-        self._helping = False
+        self._asked_for_help = self._helping = False
         self.refusing = False
-        """Many callers are refused now."""
+        """Many callers are refused now: the event loop has enough to do with them while a thread helps."""
         self._jobs: SimpleQueue[_Job | _Help | None] = SimpleQueue()
         self._quick = _QuickJobs(self._jobs, at_once=max(1, threads - 1))
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -76,8 +73,10 @@ class CpuPool:
         self._gap_s = 0.0
         self._ended_s = -math.inf
         self._here: deque[_Job] = deque()
+        self._begun: deque[tuple[_Outcome, float]] = deque()
+        """What the thread that helps has left to the event loop; it takes its turn like the others, before them."""
         self._open_here = 0
-        """Those, and what the thread that helps has in hand."""
+        """All of them, and what the thread that helps has in hand."""
         self._here_turn_s = 0.0
         self._here_ended_s = -math.inf
         self._turn_is_due = False
@@ -121,7 +120,6 @@ class CpuPool:
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._looked = self._cpu_s(), self._clock.now_s()
         self._threads = [
             threading.Thread(target=self._work, name=f"isocenter-decode-{number}", daemon=True)
             for number in range(self._count)
@@ -144,11 +142,10 @@ class CpuPool:
         function: Callable[[], T],
         deadline: Deadline,
         *,
-        here: bool = False,
         quick: bool = False,
         admitted: bool = False,
     ) -> T:
-        """Run a function on a thread, or `here` on the event loop in its turn; give its answer or its exception.
+        """Run a function on a thread; give its answer or its exception.
 
         `quick` is one that takes no longer than the event loop takes for its request; others may take all threads.
         `admitted` is a job of a request that has passed the door and used model time: it waits, however many do.
@@ -157,23 +154,8 @@ class CpuPool:
             Overloaded: too many jobs wait already; `retry_after_s` is what they will take.
             DeadlineExceeded: the deadline passed before it was its turn.
         """
-        if self._loop is None:
-            raise RuntimeError("the pool is not started")
-        if self.waiting >= self._max_waiting and not admitted:
-            raise Overloaded(
-                f"{self.waiting} images wait to be decoded, the limit is {self._max_waiting}",
-                details={"where": "decode", "waiting": self.waiting, "limit": self._max_waiting},
-                retry_after_s=max(0.1, self.ready_in_s(here=here)),
-            )
-        reply: Reply[T] = Reply(self._loop)
+        reply: Reply[T] = self._reply(admitted=admitted)
         job = _Job(function, deadline, reply, quick)
-        if here:
-            self._here.append(job)
-            self._open_here += 1
-            self._take_turns()
-            self._ask_for_help()
-            # One job a turn and none that is too late: no alarm is needed to notice a deadline.
-            return await reply.wait()
         self._waiting += 1
         if quick:
             self._quick.put(job)
@@ -187,69 +169,96 @@ class CpuPool:
         finally:
             alarm.cancel()
 
+    async def run_here(self, first: Callable[[], Half], rest: Callable[[Half], T], deadline: Deadline) -> T:
+        """Run both parts of a job on the event loop, in its turn; give the answer of `rest`, or an exception.
+
+        Where a thread helps, it runs `first`: what needs the interpreter's lock often belongs into `rest`.
+
+        Raises:
+            Overloaded, DeadlineExceeded: as `run`.
+        """
+        reply: Reply[T] = self._reply(here=True)
+        self._here.append(_Job(first, deadline, reply, rest=rest))
+        self._open_here += 1
+        self._take_turns()
+        self._ask_for_help()
+        # One job a turn and none that is too late: no alarm is needed to notice a deadline.
+        return await reply.wait()
+
+    def _reply(self, *, here: bool = False, admitted: bool = False) -> Reply[Any]:
+        if self._loop is None:
+            raise RuntimeError("the pool is not started")
+        if self.waiting >= self._max_waiting and not admitted:
+            raise Overloaded(
+                f"{self.waiting} images wait to be decoded, the limit is {self._max_waiting}",
+                details={"where": "decode", "waiting": self.waiting, "limit": self._max_waiting},
+                retry_after_s=max(0.1, self.ready_in_s(here=here)),
+            )
+        return Reply(self._loop)
+
     def _take_turns(self) -> None:
-        if self._here and not self._turn_is_due:
+        if (self._here or self._begun) and not self._turn_is_due:
             assert self._loop is not None
             self._turn_is_due = True
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         self._turn_is_due = False
-        try:
-            job = self._here.popleft()
-        except IndexError:  # the thread that helps took the last one
-            return
-        started_s = self._clock.now_s()
-        self._finish_here(_outcome_of(job, started_s), started_s)
+        if self._begun:
+            self._finish_here(*self._begun.popleft())
+        elif self.refusing and self._helping:
+            return  # there is a turn for what comes from there, and one when the help ends
+        else:
+            try:
+                job = self._here.popleft()
+            except IndexError:  # the thread that helps took the last one
+                return
+            started_s = self._clock.now_s()
+            self._finish_here(_outcome_of(job, started_s), started_s)
+        self._take_turns()
+
+    def _take_begun(self, outcome: "_Outcome", started_s: float) -> None:
+        self._begun.append((outcome, started_s))
         self._take_turns()
 
     def _finish_here(self, outcome: "_Outcome", started_s: float) -> None:
         self._open_here -= 1
+        _tell(outcome)
         if outcome.ran:
             ended_s = self._clock.now_s()
             # While a line stands, a turn takes what the loop does between two jobs as well; where it is helped, less.
-            began_s = max(self._here_ended_s, started_s - 4 * self._here_turn_s) if self._in_line else started_s
+            earliest_s = started_s - 4 * self._here_turn_s if self._in_line else started_s
+            began_s = max(self._here_ended_s, earliest_s)
             self._here_turn_s = self._follow(self._here_turn_s, ended_s - began_s)
             self._here_ended_s = ended_s
-        if outcome.tell is not None:
-            outcome.tell(outcome.answer)
-        self._in_line = bool(self._here)
+        self._in_line = bool(self._here or self._begun)
 
     def _ask_for_help(self) -> None:
-        if self._cores > 1 and not self._helping and len(self._here) >= _HELPED_FROM and self._help_pays():
-            self._helping = True
+        if self._cores > 1 and not self._asked_for_help and len(self._here) >= _HELPED_FROM:
+            self._asked_for_help = True
             self._jobs.put(_Help())
 
-    def _help_pays(self) -> bool:
-        """Whether there is a core to spare: refusals need the interpreter's lock, and come first."""
-        if not self.refusing:
-            return True
-        # Both the loop and the thread that helps ask: what they look at is taken and put back as one.
-        (then_used_s, then_s), now_s = self._looked, self._clock.now_s()
-        if now_s - then_s >= _LOOKED_EVERY_S:
-            used_s = self._cpu_s()
-            self._idle = 1.0 - (used_s - then_used_s) / (now_s - then_s) / self._cores
-            self._looked = used_s, now_s
-        return self._idle > _IDLE
-
     def _help(self) -> bool:
-        """Take from the event loop's line until it is empty, or somebody waits for a thread."""
+        """Begin what the event loop's line holds until it is empty, or somebody waits for a thread."""
         assert self._loop is not None
+        self._helping = True  # only now: it may have waited long for a thread
         while True:
             try:
                 job = self._here.popleft()
             except IndexError:
                 break
             started_s = self._clock.now_s()
-            outcome = _outcome_of(job, started_s)
+            outcome = _outcome_of(job, started_s, whole=False)
             del job  # nobody's image in a local of an idle thread
             try:
-                self._loop.call_soon_threadsafe(self._finish_here, outcome, started_s)
+                self._loop.call_soon_threadsafe(self._take_begun, outcome, started_s)
             except RuntimeError:  # the loop is closed
                 return False
-            if not (self._jobs.empty() and self._help_pays()):
+            if not self._jobs.empty():
                 break
-        self._helping = False
+        self._asked_for_help = self._helping = False
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._take_turns)
         return True
 
     def _work(self) -> None:
@@ -292,8 +301,7 @@ class CpuPool:
                 self._gap_s = self._follow(self._gap_s, ended_s - self._ended_s)
             self._ended_s = ended_s if in_line else -math.inf
         self._waiting -= 1
-        if outcome.tell is not None:
-            outcome.tell(outcome.answer)
+        _tell(outcome)
 
     def _follow(self, mean_s: float, seconds: float) -> float:
         """A running mean that one odd job moves little."""
@@ -341,19 +349,33 @@ class _QuickJobs:
                 self._jobs.put(self._waiting.popleft())
 
 
-def _outcome_of(job: _Job, now_s: float) -> "_Outcome":
-    if job.reply.settled:
+def _outcome_of(job: _Job, now_s: float, *, whole: bool = True) -> "_Outcome":
+    """What a job came to; where it is not run `whole`, its rest runs when the outcome is told."""
+    run, reply, rest = job.run, job.reply, job.rest
+    if reply.settled:
         return _Outcome(None)
     if job.deadline.expired(now_s):
-        return _Outcome(job.reply.fail, _too_late())
+        return _Outcome(reply.fail, _too_late())
+    if rest is None:
+        return _tried(run, reply, reply.settle)
+    if whole:
+        return _tried(lambda: rest(run()), reply, reply.settle)
+    return _tried(run, reply, lambda half: not reply.settled and _tell(_tried(lambda: rest(half), reply, reply.settle)))
+
+
+def _tried(run: Callable[[], Any], reply: Reply[Any], done: Callable[[Any], bool]) -> "_Outcome":
     try:
-        return _Outcome(job.reply.settle, job.run(), ran=True)
+        return _Outcome(done, run(), ran=True)
     except IsocenterError as error:
-        return _Outcome(job.reply.fail, without_frames(error), ran=True)
+        return _Outcome(reply.fail, without_frames(error), ran=True)
     except Exception as error:  # a defect of ours; it belongs to its caller all the same
-        return _Outcome(job.reply.fail, error, ran=True)
+        return _Outcome(reply.fail, error, ran=True)
     except BaseException as error:  # some native extensions panic past Exception; the thread must live on
-        return _Outcome(job.reply.fail, RuntimeError(f"decoding raised {type(error).__name__}"), ran=True)
+        return _Outcome(reply.fail, RuntimeError(f"decoding raised {type(error).__name__}"), ran=True)
+
+
+def _tell(outcome: "_Outcome") -> bool:
+    return outcome.tell is not None and outcome.tell(outcome.answer)
 
 
 def _too_late() -> DeadlineExceeded:

@@ -16,7 +16,7 @@ from isocenter.imaging.array import from_array
 from isocenter.imaging.codecs.header import Header
 from isocenter.imaging.codecs.raster import decode, read_header
 from isocenter.imaging.codecs.sniff import sniff
-from isocenter.imaging.image import Note
+from isocenter.imaging.image import Note, RasterImage
 from isocenter.imaging.limits import ImageLimits
 from isocenter.imaging.transforms import accepts
 from isocenter.imaging.transforms.fast import FastPipeline
@@ -72,11 +72,20 @@ _QUICK_VALUES = 600_000
 
 
 @dataclass(frozen=True, slots=True)
+class _Decoded:
+    raster: RasterImage
+    started_s: float
+    ended_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Prepared:
     tensor: FloatArray
     notes: tuple[Note, ...]
     started_s: float
     decoded_s: float
+    begun_s: float
+    """Preprocessing need not begin where decoding ended."""
     ended_s: float
 
 
@@ -185,10 +194,11 @@ class Predict:
             stages_s={
                 "decode_wait": prepared.started_s - entered_s,
                 "decode": prepared.decoded_s - prepared.started_s,
-                "preprocess": prepared.ended_s - prepared.decoded_s,
+                "preprocess": prepared.ended_s - prepared.begun_s,
                 "queue": timings.queue_s,
                 "infer": timings.service_s,
-                "hand_over": (submitted_s - prepared.ended_s)
+                "hand_over": (prepared.begun_s - prepared.decoded_s)
+                + (submitted_s - prepared.ended_s)
                 + max(0.0, answered_s - submitted_s - timings.queue_s - timings.service_s),
                 "postprocess": self._clock.now_s() - answered_s,
             },
@@ -247,32 +257,38 @@ class Predict:
     ) -> _Prepared:
         try:
             if here:  # whoever waits for his turn needs no room yet
-                return await self._pool.run(
-                    lambda: self._prepare(served, image, header, place.room), deadline, here=True
+                return await self._pool.run_here(
+                    lambda: self._decode(image, header),
+                    lambda decoded: self._preprocess(served, decoded, place.room),
+                    deadline,
                 )
             room = place.room
             quick = len(image) <= _QUICK_BYTES if isinstance(image, bytes) else image.size <= _QUICK_VALUES
-            return await self._pool.run(lambda: self._prepare(served, image, header, room), deadline, quick=quick)
+            return await self._pool.run(
+                lambda: self._preprocess(served, self._decode(image, header), room), deadline, quick=quick
+            )
         except Overloaded as refusal:
             if refusal.details.get("where") == "decode":  # else there was no room for the tensor, and that is told
                 self._observer.observe(Shed(served.name, served.version, "decode_full"))
             raise
 
-    def _prepare(
-        self, served: ServedModel, image: bytes | Array, header: Header | None, room: Mapping[str, Array] | None
-    ) -> _Prepared:
-        """Bytes to the tensor that the model takes."""
+    def _decode(self, image: bytes | Array, header: Header | None) -> _Decoded:
+        """Bytes to pixels."""
         started_s = self._clock.now_s()
         if isinstance(image, bytes):
             raster = decode(image, limits=self._limits, header=header)
         else:
             raster = from_array(image, limits=self._limits)
+        return _Decoded(raster, started_s, self._clock.now_s())
+
+    def _preprocess(self, served: ServedModel, decoded: _Decoded, room: Mapping[str, Array] | None) -> _Prepared:
+        """Pixels to the tensor that the model takes."""
+        begun_s, raster = self._clock.now_s(), decoded.raster
         noticed = accepts.check(served.manifest.input.accepts, raster)
-        decoded_s = self._clock.now_s()
         assert isinstance(served.pipeline, FastPipeline)
         prepared = served.pipeline(raster, out=room[served.manifest.input.tensor] if room else None)
         notes = (*raster.notes, *noticed, *prepared.notes)
-        return _Prepared(prepared.tensor, notes, started_s, decoded_s, self._clock.now_s())
+        return _Prepared(prepared.tensor, notes, decoded.started_s, decoded.ended_s, begun_s, self._clock.now_s())
 
 
 def refuse_other_task(served: ServedModel, task: str) -> None:

@@ -5,7 +5,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import pytest
 
@@ -16,6 +16,7 @@ from isocenter.serving.cpu_pool import CpuPool
 from patience import PATIENCE_S
 
 NEVER = Deadline.never()
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -47,6 +48,13 @@ class Blocker:
 
 async def until_started(blocker: Blocker) -> None:
     assert await asyncio.to_thread(blocker.started.wait, PATIENCE_S)
+
+
+async def answer_of(pool: CpuPool, function: Callable[[], T], deadline: Deadline, *, here: bool) -> T:
+    """The answer of a job in one part, from a thread or from the event loop."""
+    if here:
+        return await pool.run_here(function, lambda answer: answer, deadline)
+    return await pool.run(function, deadline)
 
 
 async def test_an_answer_and_an_exception_both_reach_their_caller(pool: CpuPool) -> None:
@@ -152,7 +160,10 @@ async def test_small_jobs_run_here_in_their_order_one_a_turn_of_the_loop() -> No
 
     async with CpuPool(threads=1, max_waiting=9, clock=SystemClock()) as pool:
         loop.call_soon(count)
-        asked = [asyncio.create_task(pool.run(partial(turns.append, n), Deadline.never(), here=True)) for n in range(4)]
+        asked = [
+            asyncio.create_task(answer_of(pool, partial(turns.append, n), Deadline.never(), here=True))
+            for n in range(4)
+        ]
         at: list[int] = []
         for task in asked:
             await task
@@ -163,9 +174,9 @@ async def test_small_jobs_run_here_in_their_order_one_a_turn_of_the_loop() -> No
 
 async def test_a_job_here_runs_on_the_thread_of_the_loop_and_its_errors_are_its_own() -> None:
     async with CpuPool(threads=1, max_waiting=9, clock=SystemClock()) as pool:
-        assert await pool.run(threading.get_ident, Deadline.never(), here=True) == threading.get_ident()
+        assert await answer_of(pool, threading.get_ident, Deadline.never(), here=True) == threading.get_ident()
         with pytest.raises(BadImage):
-            await pool.run(_refuse, Deadline.never(), here=True)
+            await answer_of(pool, _refuse, Deadline.never(), here=True)
         assert pool.waiting == 0
 
 
@@ -173,8 +184,8 @@ async def test_a_job_here_that_is_too_late_or_whose_caller_left_is_not_run() -> 
     clock = ManualClock(10.0)
     ran: list[str] = []
     async with CpuPool(threads=1, max_waiting=9, clock=clock) as pool:
-        late = asyncio.create_task(pool.run(lambda: ran.append("late"), Deadline(11.0), here=True))
-        left = asyncio.create_task(pool.run(lambda: ran.append("left"), Deadline.never(), here=True))
+        late = asyncio.create_task(answer_of(pool, lambda: ran.append("late"), Deadline(11.0), here=True))
+        left = asyncio.create_task(answer_of(pool, lambda: ran.append("left"), Deadline.never(), here=True))
         clock.advance(1.0)
         left.cancel()
         with pytest.raises(DeadlineExceeded):
@@ -188,7 +199,7 @@ async def test_a_job_here_that_is_too_late_or_whose_caller_left_is_not_run() -> 
 @pytest.mark.parametrize("here", [False, True])
 async def test_a_job_that_found_no_room_elsewhere_is_not_taken_for_a_full_pool(pool: CpuPool, here: bool) -> None:
     with pytest.raises(Overloaded) as refusal:
-        await pool.run(_no_room, NEVER, here=here)
+        await answer_of(pool, _no_room, NEVER, here=here)
     assert refusal.value.details == {}
 
 
@@ -198,10 +209,10 @@ def _no_room() -> NoReturn:
 
 async def test_jobs_here_count_against_the_same_limit() -> None:
     async with CpuPool(threads=1, max_waiting=2, clock=SystemClock()) as pool:
-        first = [asyncio.create_task(pool.run(lambda: None, Deadline.never(), here=True)) for _ in range(2)]
+        first = [asyncio.create_task(answer_of(pool, lambda: None, Deadline.never(), here=True)) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await pool.run(lambda: None, Deadline.never(), here=True)
+            await answer_of(pool, lambda: None, Deadline.never(), here=True)
         await asyncio.gather(*first)
 
 
@@ -209,9 +220,9 @@ async def test_the_pool_predicts_from_what_jobs_took() -> None:
     clock = ManualClock(0.0)
     async with CpuPool(threads=1, max_waiting=9, clock=clock) as pool:
         assert pool.ready_in_s(here=True) == 0.0
-        await pool.run(lambda: clock.advance(2.0), Deadline.never(), here=True)
+        await answer_of(pool, lambda: clock.advance(2.0), Deadline.never(), here=True)
         assert pool.ready_in_s(here=True) == pytest.approx(2.0)
-        await pool.run(lambda: clock.advance(200.0), Deadline.never(), here=True)
+        await answer_of(pool, lambda: clock.advance(200.0), Deadline.never(), here=True)
         assert pool.ready_in_s(here=True) < 3.0, "one odd job moves it little"
 
 
@@ -221,9 +232,9 @@ async def test_what_is_slow_only_while_it_warms_up_turns_nobody_away_afterwards(
     async with CpuPool(threads=1, max_waiting=9, clock=clock) as pool:
         with pool.warming_up():
             for seconds in (5.0, 0.02, 3.0):
-                await pool.run(partial(clock.advance, seconds), NEVER, here=here)
+                await answer_of(pool, partial(clock.advance, seconds), NEVER, here=here)
         assert pool.ready_in_s(here=here) == pytest.approx(0.02)
-        await pool.run(lambda: clock.advance(0.04), NEVER, here=here)
+        await answer_of(pool, lambda: clock.advance(0.04), NEVER, here=here)
         assert pool.ready_in_s(here=here) == pytest.approx(0.022)
 
 
@@ -231,11 +242,11 @@ async def test_what_is_slow_only_while_it_warms_up_turns_nobody_away_afterwards(
 async def test_jobs_that_came_too_late_say_nothing_of_those_to_come(here: bool) -> None:
     clock = ManualClock(0.0)
     async with CpuPool(threads=1, max_waiting=99, clock=clock) as pool:
-        await pool.run(lambda: clock.advance(2.0), NEVER, here=here)
+        await answer_of(pool, lambda: clock.advance(2.0), NEVER, here=here)
         for _ in range(30):
             with pytest.raises(DeadlineExceeded):
-                await pool.run(lambda: None, Deadline(1.0), here=here)
-        await pool.run(lambda: clock.advance(2.0), NEVER, here=here)
+                await answer_of(pool, lambda: None, Deadline(1.0), here=here)
+        await answer_of(pool, lambda: clock.advance(2.0), NEVER, here=here)
 
         assert pool.ready_in_s(here=here) == pytest.approx(2.0), "the collapse: all are let in, and all are too late"
 
@@ -244,7 +255,7 @@ async def test_those_who_are_coming_stand_before_the_next_one() -> None:
     clock = ManualClock(0.0)
     async with CpuPool(threads=1, max_waiting=9, clock=clock) as pool:
         for here in (False, True):
-            await pool.run(lambda: clock.advance(2.0), NEVER, here=here)
+            await answer_of(pool, lambda: clock.advance(2.0), NEVER, here=here)
             assert pool.ready_in_s(here=here, coming=3) == pytest.approx(8.0)
 
 
@@ -298,28 +309,86 @@ async def test_quick_jobs_that_wait_are_run_before_the_pool_ends(clock: ManualCl
 @pytest.mark.parametrize("refusing", [False, True])
 async def test_a_thread_helps_the_event_loop_while_several_wait_for_it(refusing: bool) -> None:
     met = threading.Barrier(2, timeout=PATIENCE_S)
-    clock = ManualClock(10.0)
-    async with CpuPool(threads=2, max_waiting=9, clock=clock, cores=2, cpu_s=lambda: 0.0) as pool:
+    async with CpuPool(threads=2, max_waiting=9, clock=ManualClock(0.0), cores=2) as pool:
         pool.refusing = refusing
-        clock.advance(1.0)  # no core was busy: help pays all the same
         jobs: list[Callable[[], object]] = [met.wait, met.wait, lambda: None, lambda: None]
-        await asyncio.gather(*(pool.run(job, NEVER, here=True) for job in jobs))
+        await asyncio.gather(*(answer_of(pool, job, NEVER, here=True) for job in jobs))
 
         assert pool.waiting == 0
 
 
-@pytest.mark.parametrize(
-    ("cores", "refusing", "jobs"),
-    [(2, False, 2), (1, False, 6), (2, True, 6)],
-    ids=["few wait", "one core", "many are refused, and no core is idle"],
-)
-async def test_the_event_loop_decodes_alone(cores: int, refusing: bool, jobs: int) -> None:
-    clock = ManualClock(10.0)
+@pytest.mark.may_block
+async def test_where_many_are_refused_the_event_loop_leaves_first_parts_to_the_thread_that_helps() -> None:
+    met = threading.Barrier(2, timeout=PATIENCE_S)
+    async with CpuPool(threads=2, max_waiting=9, clock=ManualClock(0.0), cores=2) as pool:
+        pool.refusing = True
+        jobs: list[Callable[[], object]] = [met.wait, met.wait, *[threading.get_ident] * 5]
+        _, _, *places = await asyncio.gather(*(answer_of(pool, job, NEVER, here=True) for job in jobs))
 
-    async with CpuPool(threads=2, max_waiting=9, clock=clock, cores=cores, cpu_s=lambda: 2 * clock.now_s()) as pool:
-        pool.refusing = refusing
-        clock.advance(1.0)
-        places = await asyncio.gather(*(pool.run(threading.get_ident, NEVER, here=True) for _ in range(jobs)))
+        assert threading.get_ident() not in places
+        assert pool.waiting == 0
+
+
+async def test_who_is_to_help_and_has_something_else_to_do_keeps_nobody_waiting() -> None:
+    large = Blocker()
+    async with CpuPool(threads=1, max_waiting=9, clock=ManualClock(0.0), cores=2) as pool:
+        pool.refusing = True
+        running = asyncio.create_task(pool.run(large, NEVER))
+        await until_started(large)
+        async with asyncio.timeout(PATIENCE_S):
+            small = await asyncio.gather(*(answer_of(pool, lambda: 7, NEVER, here=True) for _ in range(6)))
+        large.let_go()
+
+        assert await running == "done"
+        assert small == [7] * 6
+
+
+@pytest.mark.may_block
+async def test_who_helps_leaves_the_second_part_to_the_event_loop() -> None:
+    met = threading.Barrier(2, timeout=PATIENCE_S)
+
+    def first() -> int:
+        met.wait()
+        return threading.get_ident()
+
+    def places(first_place: int) -> tuple[int, int]:
+        return first_place, threading.get_ident()
+
+    async with CpuPool(threads=2, max_waiting=9, clock=ManualClock(0.0), cores=2) as pool:
+        found = await asyncio.gather(*(pool.run_here(first, places, NEVER) for _ in range(4)))
+
+    loop = threading.get_ident()
+    assert len({place for place, _ in found}) == 2, "a thread helped"
+    assert {place for _, place in found} == {loop}
+
+
+@pytest.mark.may_block
+async def test_a_second_part_that_fails_or_whose_caller_left_troubles_nobody_else() -> None:
+    met = threading.Barrier(2, timeout=PATIENCE_S)
+    ran: list[str] = []
+
+    def refuse(_: object) -> NoReturn:
+        raise BadImage("broken")
+
+    async with CpuPool(threads=2, max_waiting=9, clock=ManualClock(0.0), cores=2) as pool:
+        refused = [asyncio.create_task(pool.run_here(met.wait, refuse, NEVER)) for _ in range(4)]
+        outcomes = await asyncio.gather(*refused, return_exceptions=True)
+        left = [asyncio.create_task(pool.run_here(lambda: None, lambda _: ran.append("left"), NEVER)) for _ in range(4)]
+        await asyncio.sleep(0)
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left)
+
+        assert [type(outcome) for outcome in outcomes] == [BadImage] * 4
+        assert await pool.run_here(lambda: 7, lambda seven: seven + 1, NEVER) == 8
+        assert pool.waiting == 0
+    assert ran == []
+
+
+@pytest.mark.parametrize(("cores", "jobs"), [(2, 2), (1, 6)], ids=["few wait", "one core"])
+async def test_the_event_loop_decodes_alone(cores: int, jobs: int) -> None:
+    async with CpuPool(threads=2, max_waiting=9, clock=ManualClock(0.0), cores=cores) as pool:
+        places = await asyncio.gather(*(answer_of(pool, threading.get_ident, NEVER, here=True) for _ in range(jobs)))
 
     assert set(places) == {threading.get_ident()}
 
@@ -329,7 +398,7 @@ async def test_who_helps_leaves_for_those_who_need_a_thread() -> None:
     met = threading.Barrier(2, timeout=PATIENCE_S)
     async with CpuPool(threads=1, max_waiting=9, clock=ManualClock(0.0), cores=2) as pool:
         jobs: list[Callable[[], object]] = [met.wait, met.wait, lambda: None, lambda: None, lambda: None]
-        here = [pool.run(job, NEVER, here=True) for job in jobs]
+        here = [answer_of(pool, job, NEVER, here=True) for job in jobs]
         async with asyncio.timeout(PATIENCE_S):
             *_, thread = await asyncio.gather(*here, pool.run(threading.get_ident, NEVER))
 

@@ -136,8 +136,9 @@ class Runner:
                 wait_s = _AGAIN_S
                 self._logger.exception("unexpected")
             await self._bell.after(heard, within_s=wait_s)
-        for _, work, _ in self._running.values():
-            work.cancel()
+        given_up = [job for job, work, _ in self._running.values() if work.cancel()]
+        for job in given_up:  # before it is waited for: who stops this process may have less patience than it takes
+            await self._release(job)
         await asyncio.gather(*(whole for _, _, whole in self._running.values()))
 
     def stop(self) -> None:
@@ -208,8 +209,7 @@ class Runner:
         except asyncio.CancelledError:
             code = Abandoned.code
             if self._stopping:
-                with suppress(StoreUnavailable, DiskFull):
-                    await self._on_thread(self._store.release, job.id)
+                await self._release(job)
             else:  # nothing, where it was cancelled; no job runs that nobody runs
                 await self._fail(job, Abandoned("the job was given up"))
         except IsocenterError as error:
@@ -226,6 +226,11 @@ class Runner:
         meant = (answer.model, answer.version) if answer is not None else self._work.meant_by(job)
         stages_s = answer.stages_s if answer is not None and code == "ok" else {}
         self._observer.observe(Answered("job", *meant, code, self._clock.now_s() - began_s, stages_s))
+
+    async def _release(self, job: Job) -> None:
+        """Put it back into the queue, as if it had not been begun; twice is once."""
+        with suppress(StoreUnavailable, DiskFull):
+            await self._on_thread(self._store.release, job.id)
 
     async def _answer(self, job: Job, tell: "_Telling") -> JobAnswer:
         """Its answer, asked for again while it is refused for the moment."""

@@ -177,6 +177,25 @@ async def test_a_job_that_runs_at_a_stop_runs_again_at_the_next_start(tmp_path: 
             await stage.add("another", key="k")
 
 
+async def test_a_job_that_is_slow_to_leave_is_back_in_the_queue_before_it_has(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    async with stage:
+        job = await stage.add()
+        held = await stage.work.begun.get()
+        held.may_leave.clear()
+        stopping = asyncio.create_task(stage.jobs.__aexit__(None, None, None))
+        async with asyncio.timeout(PATIENCE_S):
+            while (found := await asyncio.to_thread(stage.store.get, job.id)).state != "queued":  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        assert held.left
+        assert not stopping.done()
+        held.may_leave.set()
+        await stopping
+
+    assert found.attempts == 0
+    assert stage.codes == ["abandoned"]
+
+
 async def test_a_job_of_a_process_that_was_killed_runs_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     killed = Stage(tmp_path).store
     job = await asyncio.to_thread(killed.add, None, "scan", {})
