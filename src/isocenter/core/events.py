@@ -26,6 +26,7 @@ class Shed:
     model: str
     version: int
     reason: str
+    times: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,10 @@ class Reloaded:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A use case ended: `code` is "ok" or the error's stable code; `stages_s` holds seconds by stage name."""
+    """A use case ended: `code` is "ok" or the error's stable code; `stages_s` holds seconds by stage name.
+
+    `times` is above 1 where refusals that are alike are told together.
+    """
 
     use_case: str
     model: str
@@ -130,6 +134,7 @@ class Answered:
     code: str
     total_s: float
     stages_s: dict[str, float]
+    times: int = 1
 
 
 Event: TypeAlias = (

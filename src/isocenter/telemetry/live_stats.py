@@ -59,7 +59,7 @@ class LiveStats:
 
 
 def _shed(tally: Tally, event: events.Shed) -> None:
-    tally.shed[event.reason] = tally.shed.get(event.reason, 0) + 1
+    tally.shed[event.reason] = tally.shed.get(event.reason, 0) + event.times
 
 
 def _expired(tally: Tally, _: events.Expired) -> None:
@@ -88,4 +88,4 @@ def _answered(tally: Tally, event: events.Answered) -> None:
     if event.code == "ok":
         tally.latency_s.add(event.total_s)
     else:
-        tally.failures[event.code] = tally.failures.get(event.code, 0) + 1
+        tally.failures[event.code] = tally.failures.get(event.code, 0) + event.times

@@ -11,7 +11,7 @@ LOGGER_NAME: Final = "isocenter"
 
 FIELDS: Final = (
     "request_id", "model", "version", "state", "code", "status", "total_ms", "bytes", "port", "host", "url",
-    "digest", "uptime_s", "answered", "kind", "seconds", "models", "signal", "left", "role", "pid",
+    "digest", "uptime_s", "answered", "kind", "seconds", "models", "signal", "left", "role", "pid", "times",
 )  # fmt: skip
 """Every field that a line may carry. File names, pixels, headers and texts of callers are not among them."""
 

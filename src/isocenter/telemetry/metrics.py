@@ -116,7 +116,7 @@ class MetricsObserver:
         self._metrics.child("isocenter_enqueued_total", event.model, str(event.version)).inc()
 
     def _shed(self, event: events.Shed) -> None:
-        self._metrics.child("isocenter_shed_total", event.model, str(event.version), event.reason).inc()
+        self._metrics.child("isocenter_shed_total", event.model, str(event.version), event.reason).inc(event.times)
 
     def _expired(self, event: events.Expired) -> None:
         self._metrics.child("isocenter_expired_total", event.model, str(event.version)).inc()
@@ -161,7 +161,7 @@ class MetricsObserver:
 
     def _answered(self, event: events.Answered) -> None:
         model, version = event.model, str(event.version or "")
-        self._metrics.child("isocenter_requests_total", event.use_case, model, version, event.code).inc()
+        self._metrics.child("isocenter_requests_total", event.use_case, model, version, event.code).inc(event.times)
         if event.code != "ok":
             return
         self._metrics.child("isocenter_request_duration_seconds", event.use_case, model, version).observe(event.total_s)

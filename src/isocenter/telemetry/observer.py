@@ -39,7 +39,7 @@ class LogObserver:
             extra = {"state": event.level, "bytes": event.available_bytes}
             self._logger.warning("memory_pressure", extra=extra)
         elif self._verbose and isinstance(event, Answered):
-            extra = {"model": event.model, "version": event.version, "code": event.code}
+            extra = {"model": event.model, "version": event.version, "code": event.code, "times": event.times}
             self._logger.debug("answered", extra={**extra, "total_ms": round(event.total_s * 1e3, 3)})
 
 

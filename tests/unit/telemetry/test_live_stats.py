@@ -36,6 +36,8 @@ def test_every_event_is_counted_where_it_belongs(live: LiveStats) -> None:
         events.BatchFinished("lungs", 1, 2, 0.006),
         events.BatchFailed("lungs", 1, 4, "RuntimeError"),
         events.Shed("lungs", 1, "queue_full"),
+        events.Shed("lungs", 1, "would_be_late", 3),
+        events.Answered("predict", "lungs", 1, "overloaded", 0.0, {}, 3),
         events.Expired("lungs", 1),
         events.AbandonedInQueue("lungs", 1),
         events.StateChanged("lungs", 1, "draining"),
@@ -45,8 +47,8 @@ def test_every_event_is_counted_where_it_belongs(live: LiveStats) -> None:
     found = tally(live)
     assert (found.answered, found.queue_s.count, found.service_s.count) == (1, 1, 2)
     assert (found.batches, found.items, found.expired, found.abandoned) == (2, 6, 1, 1)
-    assert found.failures == {"bad_image": 1}
-    assert found.shed == {"queue_full": 1}
+    assert found.failures == {"bad_image": 1, "overloaded": 3}
+    assert found.shed == {"queue_full": 1, "would_be_late": 3}
     assert found.batch_failures == {"RuntimeError": 1}
     assert found.latency_s.maximum == 0.020
 

@@ -32,6 +32,14 @@ def test_names_are_conventional_and_carry_their_unit(name: str) -> None:
             events.Shed("lungs", 1, "queue_full"),
             'isocenter_shed_total{model="lungs",reason="queue_full",version="1"} 1.0',
         ),
+        (
+            events.Shed("lungs", 1, "would_be_late", 3),
+            'isocenter_shed_total{model="lungs",reason="would_be_late",version="1"} 3.0',
+        ),
+        (
+            events.Answered("predict", "lungs", 1, "overloaded", 0.0, {}, 3),
+            'isocenter_requests_total{code="overloaded",model="lungs",use_case="predict",version="1"} 3.0',
+        ),
         (events.Expired("lungs", 1), 'isocenter_expired_total{model="lungs",version="1"} 1.0'),
         (events.AbandonedInQueue("lungs", 1), 'isocenter_abandoned_total{model="lungs",version="1"} 1.0'),
         (
@@ -49,7 +57,7 @@ def test_names_are_conventional_and_carry_their_unit(name: str) -> None:
         ),
     ],
 )
-def test_an_event_is_counted_once(event: events.Event, line: str) -> None:
+def test_an_event_is_counted_as_often_as_it_says(event: events.Event, line: str) -> None:
     metrics = Metrics()
 
     MetricsObserver(metrics).observe(event)
