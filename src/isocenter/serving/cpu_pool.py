@@ -31,7 +31,7 @@ T = TypeVar("T")
 Half = TypeVar("Half")
 
 # From so many on that wait for the event loop, a thread helps it.
-_HELPED_FROM = 3
+_HELPED_FROM = 2
 
 
 class _Job(NamedTuple):
