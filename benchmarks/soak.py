@@ -28,7 +28,7 @@ SLOPE_BOUND_MB_PER_MIN = 1.0
 P95_BOUND = 1.10
 FILES_BOUND = 8
 """Open files at the end may be this many more than at the start: connections come and go between two looks."""
-CONNECTIONS = 128
+CONNECTIONS = 1024  # fewer would keep a line to themselves that the server does not see, and cannot refuse
 """As many callers stay connected; one who hangs up is followed by another."""
 SETTLES_S = 120.0
 """What is allocated once is over by then; the slope counts from here."""
