@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contenders import our_name
-from generators import Open, Row, closed_loop, open_loop, outcome_name, percentiles
+from generators import CONNECTIONS, Open, Row, closed_loop, open_loop, outcome_name, percentiles
 from isocenter.repository.layout import find
 from pictures import as_requests, injured, write_jpegs
 from server_process import Running, isocenter, started, stop_when_told, tree
@@ -28,8 +28,6 @@ SLOPE_BOUND_MB_PER_MIN = 1.0
 P95_BOUND = 1.10
 FILES_BOUND = 8
 """Open files at the end may be this many more than at the start: connections come and go between two looks."""
-CONNECTIONS = 1024  # fewer would keep a line to themselves that the server does not see, and cannot refuse
-"""As many callers stay connected; one who hangs up is followed by another."""
 SETTLES_S = 120.0
 """What is allocated once is over by then; the slope counts from here."""
 BAD_STATUSES = frozenset((400, 413, 415, 422))

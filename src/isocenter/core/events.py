@@ -20,7 +20,7 @@ class Shed:
     """Work was refused at the door.
 
     `reason` is a fixed word: would_be_late, queue_full, queue_bytes, memory, decode_full, draining, not_ready or
-    deadline_exceeded.
+    deadline_exceeded. `times` is above 1 where refusals that are alike are told together.
     """
 
     model: str

@@ -50,14 +50,7 @@ class _Help:
 class CpuPool:
     """Runs functions that release the GIL. A job whose caller left or whose deadline passed is never started."""
 
-    def __init__(
-        self,
-        *,
-        threads: int,
-        max_waiting: int,
-        clock: Clock,
-        cores: int = 1,
-    ) -> None:
+    def __init__(self, *, threads: int, max_waiting: int, clock: Clock, cores: int = 1) -> None:
         """`cores` are those of this process; with more than one, a thread helps the event loop."""
         self._clock = clock
         self._max_waiting = max_waiting

@@ -317,19 +317,23 @@ async def test_a_thread_helps_the_event_loop_while_several_wait_for_it() -> None
 
 @pytest.mark.may_block
 async def test_where_many_are_refused_the_event_loop_leaves_first_parts_to_the_thread_that_helps() -> None:
-    loop, helped = threading.get_ident(), threading.Event()
+    loop, helped, turned = threading.get_ident(), threading.Event(), threading.Event()
 
     def place() -> int:
-        """Where it runs; on the event loop, only once there is help."""
+        """Where it runs: on the event loop once there is help, on the thread once the loop has had many turns."""
         found = threading.get_ident()
-        if found == loop:
-            assert helped.wait(PATIENCE_S)
-        helped.set()
+        if found != loop:
+            helped.set()
+        assert (helped if found == loop else turned).wait(PATIENCE_S)
         return found
 
     async with CpuPool(threads=2, max_waiting=9, clock=ManualClock(0.0), cores=2) as pool:
         pool.refusing = True
-        places = await asyncio.gather(*(answer_of(pool, place, NEVER, here=True) for _ in range(8)))
+        asked = [asyncio.create_task(answer_of(pool, place, NEVER, here=True)) for _ in range(8)]
+        for _ in range(40):
+            await asyncio.sleep(0)
+        turned.set()
+        places = await asyncio.gather(*asked)
 
         assert places.count(loop) <= 1, "nothing after the help began"
         assert pool.waiting == 0
@@ -369,9 +373,8 @@ async def test_who_helps_leaves_the_second_part_to_the_event_loop() -> None:
 
 
 @pytest.mark.may_block
-async def test_a_second_part_that_fails_or_whose_caller_left_troubles_nobody_else() -> None:
+async def test_a_second_part_that_fails_troubles_nobody_else() -> None:
     met = threading.Barrier(2, timeout=PATIENCE_S)
-    ran: list[str] = []
 
     def refuse(_: object) -> NoReturn:
         raise BadImage("broken")
@@ -379,13 +382,26 @@ async def test_a_second_part_that_fails_or_whose_caller_left_troubles_nobody_els
     async with CpuPool(threads=2, max_waiting=9, clock=ManualClock(0.0), cores=2) as pool:
         refused = [asyncio.create_task(pool.run_here(met.wait, refuse, NEVER)) for _ in range(4)]
         outcomes = await asyncio.gather(*refused, return_exceptions=True)
-        left = [asyncio.create_task(pool.run_here(lambda: None, lambda _: ran.append("left"), NEVER)) for _ in range(4)]
-        await asyncio.sleep(0)
+
+        assert [type(outcome) for outcome in outcomes] == [BadImage] * 4
+        assert await pool.run_here(lambda: 7, lambda seven: seven + 1, NEVER) == 8
+        assert pool.waiting == 0
+
+
+@pytest.mark.may_block
+async def test_a_second_part_whose_caller_left_after_the_first_is_not_run() -> None:
+    begun, ran = threading.Semaphore(0), list[str]()
+    async with CpuPool(threads=2, max_waiting=9, clock=ManualClock(0.0), cores=2) as pool:
+        left = [
+            asyncio.create_task(pool.run_here(begun.release, lambda _: ran.append("left"), NEVER)) for _ in range(4)
+        ]
+        await asyncio.sleep(0)  # they stand in the line, and the loop has had no turn for them yet
+        for _ in left:
+            assert begun.acquire(timeout=PATIENCE_S), "the thread that helps begins them all"
         for task in left:
             task.cancel()
         await asyncio.wait(left)
 
-        assert [type(outcome) for outcome in outcomes] == [BadImage] * 4
         assert await pool.run_here(lambda: 7, lambda seven: seven + 1, NEVER) == 8
         assert pool.waiting == 0
     assert ran == []
