@@ -228,8 +228,8 @@ class Runner:
         self._observer.observe(Answered("job", *meant, code, self._clock.now_s() - began_s, stages_s))
 
     async def _release(self, job: Job) -> None:
-        """Put it back into the queue, as if it had not been begun; twice is once."""
-        with suppress(StoreUnavailable, DiskFull):
+        """Put it back into the queue, as if it had not been begun; twice is once, and of what is gone it is nothing."""
+        with suppress(IsocenterError):
             await self._on_thread(self._store.release, job.id)
 
     async def _answer(self, job: Job, tell: "_Telling") -> JobAnswer:

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import math
 import threading
 from pathlib import Path
 
@@ -177,7 +178,8 @@ async def test_a_job_that_runs_at_a_stop_runs_again_at_the_next_start(tmp_path: 
             await stage.add("another", key="k")
 
 
-async def test_a_job_that_is_slow_to_leave_is_back_in_the_queue_before_it_has(tmp_path: Path) -> None:
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_a_job_that_is_slow_to_leave_is_back_in_the_queue_before_it_has(tmp_path: Path, deleted: bool) -> None:
     stage = Stage(tmp_path)
     async with stage:
         job = await stage.add()
@@ -189,6 +191,9 @@ async def test_a_job_that_is_slow_to_leave_is_back_in_the_queue_before_it_has(tm
                 await asyncio.sleep(0)
         assert held.left
         assert not stopping.done()
+        if deleted:
+            await asyncio.to_thread(stage.store.cancel, job.id)
+            await asyncio.to_thread(stage.store.expire, math.inf)
         held.may_leave.set()
         await stopping
 
