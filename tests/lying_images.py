@@ -179,6 +179,15 @@ def _bmp_lies(rng: Rng) -> Iterator[tuple[str, bytes]]:
     yield "bmp-7-bits", whole[:28] + struct.pack("<H", 7) + whole[30:]
     yield "bmp-compression-4", whole[:30] + struct.pack("<I", 4) + whole[34:]
     yield "bmp-pixels-beyond", whole[:10] + struct.pack("<I", 2**31) + whole[14:]
+    yield "bmp-pixels-in-the-header", whole[:10] + struct.pack("<I", 14) + whole[14:]
+    yield "bmp-7-planes", whole[:26] + struct.pack("<H", 7) + whole[28:]
+    yield "bmp-rows-of-another-size", whole[:34] + struct.pack("<I", 9 * 24) + whole[38:]
+    gray = saved(pattern(rng, 8, 8), "BMP")
+    yield "bmp-says-4x4-of-64-bytes", gray[:18] + struct.pack("<ii", 4, 4) + gray[26:]
+    yield "bmp-pixels-in-the-palette", gray[:10] + struct.pack("<I", 1070) + gray[14:]
+    yield "bmp-300-colours", gray[:46] + struct.pack("<I", 300) + gray[50:]
+    yield "bmp-index-beyond-the-palette", gray[:46] + struct.pack("<I", 2) + gray[50:]
+    yield "bmp-8-bits-without-a-palette", whole[:28] + struct.pack("<H", 8) + whole[30:]
     rle = struct.pack("<2sIHHI", b"BM", 0, 0, 0, 1078) + struct.pack(
         "<IiiHHIIiiII", 40, 5000, 5000, 1, 8, 1, 0, 0, 0, 0, 0
     )

@@ -14,8 +14,7 @@ from isocenter.core.tensor import Array, FloatArray
 from isocenter.engine.protocol import Reservation
 from isocenter.imaging.array import from_array
 from isocenter.imaging.codecs.header import Header
-from isocenter.imaging.codecs.raster import decode, read_header
-from isocenter.imaging.codecs.sniff import sniff
+from isocenter.imaging.codecs.raster import decode, read_header, soon_read
 from isocenter.imaging.image import Note, RasterImage
 from isocenter.imaging.limits import ImageLimits
 from isocenter.imaging.transforms import accepts
@@ -60,8 +59,6 @@ class Prediction:
 _WAY_BACK_SHARE = 0.05
 # Above this, a header may be far into the file and takes time of its own.
 _SMALL_BYTES = 256 * 1024
-# Headers of others may hold tens of thousands of entries.
-_SOON_READ = frozenset({"jpeg", "png", "bmp"})
 # How quickly the share of pictures that are decoded on the event loop is followed.
 _STEP = 0.05
 # How quickly the share of callers who are refused is followed, and from which on they are many.
@@ -235,7 +232,7 @@ class Predict:
         """
         if not self._decode_here_max_pixels or not isinstance(image, bytes) or len(image) > _SMALL_BYTES:
             return None
-        return read_header(image, limits=self._limits) if sniff(image) in _SOON_READ else None
+        return read_header(image, limits=self._limits) if soon_read(image) else None
 
     def _is_small(self, image: bytes | Array, header: Header | None) -> bool:
         """Whether a picture's decoding takes so little that it is done here."""

@@ -134,10 +134,10 @@ def read_directory(
     values_at = 12 if layout.big else 8
     for entry in range(0, len(table), layout.entry_bytes):
         tag, kind = struct.unpack_from(layout.order + "HH", table, entry)
-        (items,) = struct.unpack_from(layout.offset, table, entry + 4)
-        value = table[entry + values_at : entry + layout.entry_bytes]
         if tag not in wanted or tag in found.values or tag in found.texts or tag in found.fractions:
             continue
+        (items,) = struct.unpack_from(layout.offset, table, entry + 4)
+        value = table[entry + values_at : entry + layout.entry_bytes]
         if kind in _TYPES and tag not in _LONG:
             numbers = np.frombuffer(
                 _read(data, layout, value, items, np.dtype(_TYPES[kind]).itemsize, tag), layout.order + _TYPES[kind]

@@ -15,7 +15,7 @@ from PIL import JpegImagePlugin
 
 from isocenter.core.errors import BadImage, TruncatedImage, UnsupportedMedia
 from isocenter.core.tensor import Array
-from isocenter.imaging.codecs.header import Decoded, Header
+from isocenter.imaging.codecs.header import FEW_PIECES, Decoded, Header
 from isocenter.imaging.codecs.ifd import read_orientation
 from isocenter.imaging.codecs.pixels import rgb_from_cmyk
 from isocenter.imaging.image import Note, SourceInfo
@@ -54,7 +54,7 @@ def read_header(data: bytes) -> JpegHeader:
     """Walk the segments up to the first scan."""
     frame: bytes = b""
     orientation, notes = 1, tuple[Note, ...]()
-    exif_seen = adobe = False
+    exif_seen = several = adobe = False
     metadata: list[tuple[int, int]] = []
     at = 2
     for _ in range(_MAX_SEGMENTS):
@@ -87,15 +87,23 @@ def read_header(data: bytes) -> JpegHeader:
             notes = (*notes, *said)
         elif marker == _APP14 and body.startswith(b"Adobe"):
             adobe = True
-        elif marker == _APP2 and body.startswith(b"MPF\x00"):
-            notes = (
-                *notes,
-                Note("first_picture_of_several", "the JPEG holds several pictures; the first was read"),
-            )
+        elif marker == _APP2 and body.startswith(b"MPF\x00") and not several:
+            several = True
+            notes = (*notes, Note("first_picture_of_several", "the JPEG holds several pictures; the first was read"))
         if (_APP0 < marker <= 0xEF and marker != _APP14) or marker == _COM:
             metadata.append((at, end))
         at = end
     raise BadImage(f"more than {_MAX_SEGMENTS} segments before the first scan", details={"limit": _MAX_SEGMENTS})
+
+
+def soon_read(data: bytes) -> bool:
+    """Whether few segments come before the first scan, or it is soon seen that something is wrong with them."""
+    at = 2
+    for _ in range(FEW_PIECES):
+        if data[at : at + 1] != b"\xff" or data[at + 1 : at + 2] == b"\xda" or at + 4 > len(data):
+            return True
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big") if data[at + 1] != 0xFF else 1
+    return False
 
 
 def decode(data: bytes, header: JpegHeader) -> Decoded:

@@ -15,7 +15,7 @@ from PIL import PngImagePlugin
 
 from isocenter.core.errors import BadImage, MultiFrameImage, TruncatedImage
 from isocenter.core.tensor import Array
-from isocenter.imaging.codecs.header import Decoded, Header
+from isocenter.imaging.codecs.header import FEW_PIECES, Decoded, Header
 from isocenter.imaging.codecs.ifd import read_orientation
 from isocenter.imaging.codecs.pixels import over_black
 from isocenter.imaging.image import Note, SourceInfo
@@ -70,6 +70,16 @@ def read_header(data: bytes) -> PngHeader:
             raise BadImage(f"unknown critical chunk {_shown(name)}")
         at = end + 4
     raise BadImage(f"more than {_MAX_CHUNKS} chunks", details={"limit": _MAX_CHUNKS})
+
+
+def soon_read(data: bytes) -> bool:
+    """Whether it has few chunks in all, those of the pixels included, or soon ends."""
+    at = len(_MAGIC)
+    for _ in range(FEW_PIECES):
+        if at + 12 > len(data):
+            return True
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return False
 
 
 def _late_exif(data: bytes, at: int, *, early: bool) -> dict[bytes, bytes]:

@@ -1,6 +1,7 @@
 """The one door for image bytes: header, limits, pixels, checks; whatever a library raises becomes a typed refusal."""
 
 import re
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -15,6 +16,11 @@ from isocenter.imaging.limits import ImageLimits
 
 _HEADERS: dict[str, ModuleType] = {"jpeg": jpeg, "png": png, "tiff": tiff, "bmp": bmp, "webp": webp}
 _DECODERS: dict[str, ModuleType] = _HEADERS | {"tiff": tiff_blocks}
+_SOON_READ: dict[str, Callable[[bytes], bool]] = {
+    "jpeg": jpeg.soon_read,
+    "png": png.soon_read,
+    "bmp": bmp.soon_read,
+}
 _CUT = re.compile(r"truncated|premature|not enough|unexpected end|ends? before", re.IGNORECASE)
 
 
@@ -87,6 +93,20 @@ def read_header(data: bytes, *, limits: ImageLimits) -> Header:
         refuse(name, exc, len(data))
     check_header(header, len(data), limits)
     return header
+
+
+def soon_read(data: bytes) -> bool:
+    """Whether a file's header is read at once: headers of others may hold tens of thousands of entries.
+
+    >>> import cv2, numpy
+    >>> soon_read(cv2.imencode(".png", numpy.eye(5, dtype=numpy.uint8))[1].tobytes())
+    True
+
+    Raises:
+        MissingImage, UnsupportedMedia: it is none that is read at all.
+    """
+    walk = _SOON_READ.get(sniff(data))
+    return walk is not None and walk(data)
 
 
 def check_header(header: Header, size: int, limits: ImageLimits) -> None:
