@@ -85,7 +85,7 @@ class DecodeSettings(Group):
     max_waiting: Annotated[int, Field(ge=1)] = 512
     """Images that may wait to be decoded; more are shed with `overloaded`."""
     here_max_pixels: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """JPEG files up to so many pixels, and others that take as long, are decoded on the event loop, without a thread:
+    """JPEG files up to so many pixels, and others that take as long, up to 256 KiB, are decoded on the event loop:
     cheaper, and nothing else happens in that process meanwhile. auto: 400,000 (about 2 ms) in front ends and on one or
     two cores, else none."""
 

@@ -141,7 +141,7 @@ class Doorkeeper:
             self._shed(DeadlineExceeded.code)
             raise DeadlineExceeded(
                 f"the deadline had passed by {now_s - deadline.at_s:.3f} s when the item came to the engine",
-                details={"waited_s": 0.0, "where": "door"},
+                details={"late_s": round(now_s - deadline.at_s, 3), "where": "door"},
             )
 
     def _closed(self, state: State) -> Refused:

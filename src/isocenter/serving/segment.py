@@ -229,6 +229,7 @@ class Segment:
             raise Overloaded(
                 f"{len(windows)} windows take {needed_s:.3f} s, {left_s:.3f} s are left",
                 details={"windows": len(windows), "needed_s": round(needed_s, 3), "left_s": round(left_s, 3)},
+                retry_after_s=max(_AGAIN_AFTER_S, needed_s - left_s),
             )
 
 
@@ -327,7 +328,8 @@ class WindowRun:
                 if not self._answered:
                     raise
                 # Refused in the middle: what was computed already shall not be lost to a queue that is full for once.
-                await self._clock.sleep_until(self._clock.now_s() + (error.retry_after_s or _AGAIN_AFTER_S))
+                again_s = self._clock.now_s() + (error.retry_after_s or _AGAIN_AFTER_S)
+                await self._clock.sleep_until(min(again_s, self._deadline.at_s))
 
 
 def prepare_volume(manifest: Manifest, pipeline: object, volume: Volume) -> PreparedVolume:

@@ -34,7 +34,7 @@ METRICS: dict[str, tuple[type[Counter] | type[Gauge] | type[Histogram], str, tup
         Counter, "Session runs of items of several callers; all windows of a volume are one caller's.", _VERSION
     ),
     "isocenter_enqueued_total": (Counter, "Requests admitted to an engine's queue.", _VERSION),
-    "isocenter_shed_total": (Counter, "Requests refused at the door.", (*_VERSION, "reason")),
+    "isocenter_shed_total": (Counter, "Requests, and windows of images, refused at the door.", (*_VERSION, "reason")),
     "isocenter_expired_total": (Counter, "Requests whose deadline passed in the queue.", _VERSION),
     "isocenter_abandoned_total": (Counter, "Queued requests whose caller left.", _VERSION),
     "isocenter_batch_failures_total": (Counter, "Session runs that raised.", (*_VERSION, "kind")),

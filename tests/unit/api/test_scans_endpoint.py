@@ -10,16 +10,20 @@ from starlette.types import Message
 
 from isocenter.api.http.connection import CONNECTION, Connection
 from isocenter.api.http.gate import HEADERS, REQUEST_ID, STARTED_S
-from isocenter.api.http.scans import ScansDoor, ScansEndpoint
+from isocenter.api.http.scans import BODY, ScansDoor, ScansEndpoint
 from isocenter.core.clock import ManualClock
-from isocenter.core.errors import BadVolume
+from isocenter.core.errors import BadVolume, DeadlineExceeded
 from isocenter.core.events import Answered, Event
 from isocenter.repository.repository import Repository
 from isocenter.serving.budget import ByteBudget
 from isocenter.serving.scans import SegmentScan
 
 MODEL = SimpleNamespace(
-    name="tumors", version=3, manifest=SimpleNamespace(slo=SimpleNamespace(timeout_ms=60_000.0), task="segmentation")
+    name="tumors",
+    version=3,
+    manifest=SimpleNamespace(
+        slo=SimpleNamespace(timeout_ms=60_000.0), task="segmentation", input=SimpleNamespace(channels=["ct"])
+    ),
 )
 
 
@@ -42,10 +46,13 @@ class HeldBack:
     def __init__(self) -> None:
         self.models = OnlyOne()
         self.begun = 0
+        self.late = False
         self.go_on = asyncio.Event()
 
     def check(self, *_: object, **__: object) -> None:
-        """Let everybody in."""
+        """Let everybody in, or nobody."""
+        if self.late:
+            raise DeadlineExceeded("too late")
 
     async def __call__(self, *_: object, **__: object) -> Any:
         self.begun += 1
@@ -112,3 +119,17 @@ async def test_whoever_leaves_is_given_up_and_his_room_comes_back() -> None:
 
     assert (await inside)[0] == 499
     assert (stage.codes, stage.budget.in_use_bytes) == (["abandoned"], 0)
+
+
+async def test_what_is_too_late_and_no_scan_is_not_counted_as_one() -> None:
+    stage = Stage()
+    stage.scans.late = True
+    scope: dict[str, Any] = {"type": "http", "query_string": b"", "headers": [], BODY: b"no scan"}
+    scope |= {STARTED_S: 0.0, REQUEST_ID: "7", HEADERS: {b"content-length": b"7"}}
+
+    async def receive() -> Message:
+        raise AssertionError("the body is here already")
+
+    assert await stage.endpoint.perhaps(Request(scope, receive)) is None
+    assert stage.codes == []
+    assert stage.budget.in_use_bytes == 0

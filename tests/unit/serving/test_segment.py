@@ -147,6 +147,15 @@ async def test_who_is_refused_in_the_middle_comes_again_when_he_was_told(tmp_pat
     assert stage.clock.slept_s == pytest.approx([0.3, 0.3])
 
 
+async def test_who_is_refused_in_the_middle_waits_no_longer_than_until_his_deadline(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, Engine())
+    stage.engine.refuse = [AT_ONCE + 1]
+
+    await stage(np.tile(VOXELS, (1, 2, 2, 1)), deadline=Deadline(stage.clock.now_s() + 0.2))
+
+    assert stage.clock.slept_s == pytest.approx([0.2])
+
+
 async def test_a_volume_is_refused_if_its_windows_need_more_time_than_is_left(tmp_path: Path) -> None:
     stage = Stage(tmp_path, Engine())  # 5 ms a window, in batches of 4
     column = np.tile(VOXELS, (1, 3, 1, 1))[:, :44, :8]  # 10 windows
@@ -155,6 +164,7 @@ async def test_a_volume_is_refused_if_its_windows_need_more_time_than_is_left(tm
         await stage(column, deadline=Deadline(0.049))
 
     assert caught.value.details == {"windows": 10, "needed_s": 0.05, "left_s": 0.049}
+    assert caught.value.retry_after_s == pytest.approx(0.05)
     assert stage.recorder.events == [Shed("blobs", 1, "would_be_late")]
     assert stage.engine.requests == []
 

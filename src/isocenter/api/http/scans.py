@@ -151,7 +151,9 @@ class ScansEndpoint:
             texts = query_of(scope["query_string"], WHAT_IS_ASKED)
             asked = asked_in(texts, headers.get(b"accept"))
             length = check_length(headers.get(b"content-length"), door.max_bytes)
-            deadline = door.begin(request, asked)
+            # Of a body that is here already and may hold a picture, nothing is counted before it is known to be a scan.
+            begun = sure or BODY not in scope
+            deadline = door.begin(request, asked) if begun else Deadline.never()
             with WhileConnected(scope), door.bodies.book(length or 0) as booking:
                 try:
                     sent = await door.receive(request, deadline, booking)
@@ -161,6 +163,8 @@ class ScansEndpoint:
                     return None
                 if not sure and not sent.is_a_scan(door.scans.models.all()):
                     return None
+                if not begun:
+                    door.begin(request, asked)
                 received_s = door.clock.now_s()
                 asked = asked_in(both(texts, sent), headers.get(b"accept"))
                 door.refuse_picture(sent, asked)
