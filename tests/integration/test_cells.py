@@ -201,6 +201,7 @@ def _image(content: bytes) -> Any:
         pytest.param({"content": PNG, "params": {"threshold": "0.95"}}, 422, "bad_value", id="threshold"),
         pytest.param({"content": PNG, "params": {"threshold": "nan"}}, 422, "bad_value", id="threshold nan"),
         pytest.param({"content": PNG, "params": {"threshold": "high"}}, 422, "bad_value", id="threshold a word"),
+        pytest.param({"content": PNG, "params": {"threshold": "5_0e-2"}}, 422, "bad_value", id="Python's number"),
         pytest.param({"content": PNG, "params": {"detect_holes": "maybe"}}, 422, "bad_value", id="detect_holes"),
         pytest.param({"content": PNG, "params": {"page": "-1"}}, 422, "bad_value", id="page"),
         pytest.param({"content": PNG, "params": {"page": "3"}}, 422, "input_not_accepted", id="no such page"),

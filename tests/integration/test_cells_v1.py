@@ -206,8 +206,9 @@ async def test_more_files_than_the_model_takes_are_refused_with_the_limit(
     assert str(limit) in found.detail
 
 
-async def test_a_batch_without_files_is_refused(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/api/v1/batch-segment", files={"pictures": PNG})
+@pytest.mark.parametrize("sent", [{"files": {"pictures": PNG}}, {"content": b""}], ids=["another field", "no body"])
+async def test_a_batch_without_files_is_refused(client: httpx.AsyncClient, sent: dict[str, Any]) -> None:
+    answer = await client.post("/api/v1/batch-segment", **sent)
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "missing_image")
 

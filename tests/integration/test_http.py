@@ -96,6 +96,7 @@ async def test_a_16_bit_image_gives_the_answer_of_the_8_bit_one_and_says_what_wa
         pytest.param({"content": PNG, "params": {"version": "x"}}, 400, "bad_request", id="version is no number"),
         pytest.param({"content": PNG, "params": {"modle": "x"}}, 400, "bad_request", id="misspelt parameter"),
         pytest.param({"content": PNG, "headers": {"x-timeout-ms": "soon"}}, 400, "bad_request", id="bad timeout"),
+        pytest.param({"content": PNG, "headers": {"x-timeout-ms": "1_000"}}, 400, "bad_request", id="Python's number"),
         pytest.param({"content": PNG, "headers": {"x-timeout-ms": "5e-324"}}, 400, "bad_request", id="no time at all"),
         pytest.param(
             {"content": PNG, "params": [("model", "x"), ("model", "brain-mri-classifier")]},

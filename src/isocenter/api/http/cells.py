@@ -1,6 +1,7 @@
 """What the routes for images of cells share: from a request to what is asked, and from an error to its answer."""
 
 import asyncio
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -11,7 +12,7 @@ from isocenter.api.http.answer import Answer
 from isocenter.api.http.body import receive_body
 from isocenter.api.http.form import Form, FormFile, is_form, read_form
 from isocenter.api.http.gate import HEADERS
-from isocenter.api.http.head import version_in
+from isocenter.api.http.head import number_in, version_in
 from isocenter.api.http.problems import problem
 from isocenter.api.http.time_given import ReceivedWithin, asked_deadline, deadline_of, longest_deadline
 from isocenter.core.clock import Clock
@@ -88,6 +89,8 @@ class CellsDoor:
         async with ReceivedWithin(deadline, self.clock, "the images were"):
             body = await receive_body(request.receive, max_bytes=max_bytes, booking=booking)
         if not is_form(content_type):
+            if not body:
+                raise MissingImage("the body is empty", details={"bytes": 0})
             return Form(files=[FormFile("", bytes(body))])
         if len(body) <= _ON_THE_LOOP_BYTES:
             form = read_form(body, content_type, file_fields=file_fields)
@@ -152,13 +155,13 @@ def both(query: Mapping[str, str], form: Form) -> dict[str, str]:
 
 
 def _threshold(given: str) -> float:
-    try:
-        return float(given)
-    except ValueError:
+    value = number_in(given)
+    if math.isnan(value):
         raise BadValue(
             f"threshold is {given[:64]!r}; it must be a number from {MIN_THRESHOLD} to {MAX_THRESHOLD}",
             details={"threshold": given[:64], "min": MIN_THRESHOLD, "max": MAX_THRESHOLD},
-        ) from None
+        )
+    return value
 
 
 def _truth(name: str, given: str) -> bool:
