@@ -17,6 +17,9 @@ from isocenter.engine.lifecycle import State
 # Those who were refused do not come back together: up to so much is added to what they are told.
 JITTER = 0.25
 LEAST_RETRY_AFTER_S = 0.05
+# Predictions are trusted for so long after a run. Later, the next item is tried whatever they say: without runs there
+# would be nothing to learn from that the machine is quick again.
+FRESH_S = 1.0
 # For so long a refusal holds at most for whoever gives no more time than the one who was refused, and for so much of
 # that time, or of what would be late: a line stands then that this does not empty.
 SAME_ANSWER_S = 0.004
@@ -67,7 +70,7 @@ class Doorkeeper:
         self._limits = limits
         self._chance = random.Random()
         self._refusing_until_s = -math.inf
-        self._refused_left_s = self._refused_late_s = 0.0
+        self._refused_left_s = self._refused_late_s = self._refused_retry_s = 0.0
         self._refused_priority = 0
 
     def check(self, deadline: Deadline, priority: int, *, ready_in_s: float, now_s: float, view: View) -> None:
@@ -98,7 +101,7 @@ class Doorkeeper:
         left_s = deadline.at_s - now_s
         if now_s < self._refusing_until_s and left_s <= self._refused_left_s and priority >= self._refused_priority:
             self.admission.note_budget(left_s)
-            raise self._late(self._refused_late_s, left_s + self._refused_late_s)
+            raise self._late(self._refused_late_s, left_s + self._refused_late_s, self._refused_retry_s)
         verdict = self.admission.judge(
             deadline.at_s,
             priority,
@@ -114,14 +117,16 @@ class Doorkeeper:
             self._refusing_until_s = now_s + holds_s
             self._refused_left_s, self._refused_priority = left_s, priority
             self._refused_late_s = verdict.late_s
-            refusal = self._late(verdict.late_s, verdict.wait_s)
+            # Who gives less time than an empty queue takes is let in only when the predictions are old.
+            self._refused_retry_s = verdict.late_s if verdict.late_s <= verdict.wait_s else FRESH_S
+            refusal = self._late(verdict.late_s, verdict.wait_s, self._refused_retry_s)
             refusal.holds_s = holds_s
             raise refusal
 
-    def _late(self, late_s: float, wait_s: float) -> Overloaded:
+    def _late(self, late_s: float, wait_s: float, retry_after_s: float) -> Overloaded:
         message = f"it would wait {wait_s:.3f} s and miss a deadline by {late_s:.3f} s"
         details = {"wait_s": round(wait_s, 3), "late_s": round(late_s, 3)}
-        return self._overloaded("would_be_late", message, late_s, details)
+        return self._overloaded("would_be_late", message, retry_after_s, details)
 
     def check_again(self, deadline: Deadline, *, now_s: float, state: State, queued: int) -> None:
         """What may have changed for somebody who was admitted."""

@@ -26,7 +26,7 @@ from isocenter.core.tensor import TensorSpec
 from isocenter.engine.admission import Admission, Busy
 from isocenter.engine.batch_policy import BatchRules, Dispatch, Expected, WaitUntil, decide
 from isocenter.engine.cost import CostModel
-from isocenter.engine.doorkeeper import View
+from isocenter.engine.doorkeeper import FRESH_S, View
 from isocenter.engine.instance import Outcome, Ran, RunFailed
 from isocenter.engine.lifecycle import State
 from isocenter.engine.queue import Answerable, Entry, RequestQueue
@@ -37,9 +37,6 @@ from isocenter.engine.running import Runner, Running, answer, callers, give_up, 
 HUNG_TIMES, HUNG_LEAST_S, HUNG_LOOKS, HUNG_LOOK_EVERY_S = 10.0, 5.0, 4, 0.5
 # An item with less than this share of a lone run left cannot be answered in time by anything we do.
 HOPELESS_SHARE = 0.7
-# Predictions are trusted for so long after a run. Later, the next item is tried whatever they say: without runs there
-# would be nothing to learn from that the machine is quick again.
-FRESH_S = 1.0
 # Failed runs in a row after which an instance has to show that it still works.
 SICK_AFTER = 3
 # An item that was in so many lost runs, beside one an instance, may be what they were lost to.

@@ -32,6 +32,7 @@ from isocenter.core.events import (
 from isocenter.core.request import EngineTimings, Request, Result
 from isocenter.engine.batch_policy import BatchRules, Decision, decide
 from isocenter.engine.cost import CostModel
+from isocenter.engine.doorkeeper import FRESH_S
 from isocenter.engine.engine import Engine, InlineEngine
 from isocenter.engine.lifecycle import State
 from isocenter.runtimes.synthetic import OUTPUT, Faults, SyntheticSession, checksum, item
@@ -344,6 +345,19 @@ async def test_after_a_warm_up_the_refusal_says_when_to_come_back() -> None:
         assert isinstance(error, Overloaded)
         clear_s = (2 * 1.0 + 1.0) / 2  # two runs and one item more, by two instances
         assert clear_s <= (error.retry_after_s or 0.0) <= 1.25 * clear_s  # those refused do not come back together
+
+
+async def test_who_gives_less_time_than_an_empty_queue_takes_is_told_when_predictions_are_old() -> None:
+    async with Stage() as stage:
+        stage.engine._scheduler.cost = CostModel({1: 1.0, 4: 1.0})
+        stage.ask(0)
+        await stage.quiet()
+        hopeless, hopeful = await failure(stage.ask(1, timeout_s=0.5)), await failure(stage.ask(2, timeout_s=1.9))
+
+        assert isinstance(hopeless, Overloaded)
+        assert FRESH_S <= (hopeless.retry_after_s or 0.0) <= 1.25 * FRESH_S
+        assert isinstance(hopeful, Overloaded)
+        assert (hopeful.retry_after_s or 9.0) < FRESH_S
 
 
 async def test_an_item_that_does_not_fit_never_reaches_the_queue() -> None:

@@ -16,13 +16,12 @@ from isocenter.engine.admission import Admission, Busy
 from isocenter.engine.backlog import Backlog
 from isocenter.engine.batch import check_item
 from isocenter.engine.cost import CostModel
-from isocenter.engine.doorkeeper import Doorkeeper, View
+from isocenter.engine.doorkeeper import FRESH_S, Doorkeeper, View
 from isocenter.engine.lifecycle import State
 from isocenter.engine.link.arena import Block
 from isocenter.engine.link.card import EngineCard, Speed
 from isocenter.engine.link.layout import Layout, lay_out, shapes_of
 from isocenter.engine.protocol import Reservation
-from isocenter.engine.scheduler import FRESH_S
 
 if TYPE_CHECKING:
     from isocenter.engine.link.client import EngineLink
