@@ -157,3 +157,13 @@ def _packed_strip(strip: Pixels, compression: int) -> bytes:
             rows += [bytes([len(piece) - 1]) + piece for piece in pieces]
         return b"".join(rows)
     return strip.tobytes()
+
+
+def run_length_bmp(indices: Pixels, palette: bytes) -> bytes:
+    """A BMP of runs of one index each; four bytes a colour."""
+    height, width = indices.shape
+    runs = b"".join(b"".join(bytes([1, int(v)]) for v in row) + b"\0\0" for row in indices[::-1]) + b"\0\1"
+    offset, colours = 54 + len(palette), len(palette) // 4
+    start = struct.pack("<2sIHHI", b"BM", offset + len(runs), 0, 0, offset)
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 0, 0, colours, 0)
+    return start + header + palette + runs

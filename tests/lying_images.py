@@ -10,7 +10,18 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from image_writers import PNG_MAGIC, Rng, pattern, png_bytes, png_chunk, png_rows, saved, tiff_bytes, tiff_file
+from image_writers import (
+    PNG_MAGIC,
+    Rng,
+    pattern,
+    png_bytes,
+    png_chunk,
+    png_rows,
+    run_length_bmp,
+    saved,
+    tiff_bytes,
+    tiff_file,
+)
 
 
 def lies(seed: int) -> list[tuple[str, bytes]]:
@@ -185,12 +196,20 @@ def _bmp_lies(rng: Rng) -> Iterator[tuple[str, bytes]]:
     gray = saved(pattern(rng, 8, 8), "BMP")
     yield "bmp-says-4x4-of-64-bytes", gray[:18] + struct.pack("<ii", 4, 4) + gray[26:]
     yield "bmp-pixels-in-the-palette", gray[:10] + struct.pack("<I", 1070) + gray[14:]
-    yield "bmp-300-colours", gray[:46] + struct.pack("<I", 300) + gray[50:]
+    more = 4 * (300 - 256)
+    stretched = gray[:10] + struct.pack("<I", 1078 + more) + gray[14:46] + struct.pack("<I", 300) + gray[50:1078]
+    yield "bmp-300-colours", stretched + bytes(more) + gray[1078:]
+    without = struct.pack("<2sIHHI", b"BM", 0, 0, 0, 26) + struct.pack("<IHHHH", 12, 8, 8, 1, 8)
+    yield "bmp-os2-without-a-palette", without + gray[1078:]
     yield "bmp-index-beyond-the-palette", gray[:46] + struct.pack("<I", 2) + gray[50:]
     yield "bmp-8-bits-without-a-palette", whole[:28] + struct.pack("<H", 8) + whole[30:]
     rle = struct.pack("<2sIHHI", b"BM", 0, 0, 0, 1078) + struct.pack(
         "<IiiHHIIiiII", 40, 5000, 5000, 1, 8, 1, 0, 0, 0, 0, 0
     )
+    ramp = b"".join(bytes([index, index, index, 0]) for index in range(20))
+    yield "bmp-rle-index-beyond-a-ramp", run_length_bmp(np.full((8, 8), 38, np.uint8), ramp)
+    neither = run_length_bmp(np.arange(64, dtype=np.uint8).reshape(8, 8) % 3, b"\0\0\0\0\xff\xff\xff\0")
+    yield "bmp-rle-neither-black-nor-white", neither
     yield "bmp-rle-says-5000x5000", rle + bytes(1024) + b"\xff\x01" * 50
     yield "bmp-rle-jumps", rle + bytes(1024) + b"\0\x02\xff\xff" * 200
 

@@ -8,7 +8,18 @@ from typing import Any
 import cv2
 import numpy as np
 
-from image_writers import Pixels, Rng, exif_block, pattern, png_bytes, png_chunk, png_rows, saved, tiff_bytes
+from image_writers import (
+    Pixels,
+    Rng,
+    exif_block,
+    pattern,
+    png_bytes,
+    png_chunk,
+    png_rows,
+    run_length_bmp,
+    saved,
+    tiff_bytes,
+)
 
 
 def originals(seed: int) -> list[tuple[str, bytes]]:
@@ -147,13 +158,8 @@ def _bmps(gray: Pixels, rgb: Pixels) -> Iterator[tuple[str, bytes]]:
     yield "bmp-16", header + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 16, 0, 0, 0, 0, 0, 0) + rgb15.tobytes()
     core = struct.pack("<2sIHHI", b"BM", 0, 0, 0, 26) + struct.pack("<IHHHH", 12, width, height, 1, 24)
     yield "bmp-os2", core + rows
-    palette = b"".join(bytes([i, 255 - i, i // 2, 0]) for i in range(256))
-    start = struct.pack("<2sIHHI", b"BM", 0, 0, 0, 54 + 1024)
-    runs = b"".join(b"".join(bytes([1, int(v)]) for v in row) + b"\0\0" for row in gray) + b"\0\1"
-    yield (
-        "bmp-rle8",
-        start + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 0, 0, 0, 0) + palette + runs,
-    )
+    yield "bmp-rle8", run_length_bmp(gray, b"".join(bytes([i, 255 - i, i // 2, 0]) for i in range(256)))
+    yield "bmp-rle8-black-and-white", run_length_bmp(gray >> 7, b"\0\0\0\0\xff\xff\xff\0")
 
 
 def _webps(rng: Rng, gray: Pixels, rgb: Pixels) -> Iterator[tuple[str, bytes]]:

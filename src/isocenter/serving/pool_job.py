@@ -69,9 +69,10 @@ def begin(job: Job, now_s: float) -> Job | Outcome:
     return job._replace(run=partial(job.rest, half), rest=None)
 
 
-def tell(outcome: Outcome) -> bool:
-    """Give the caller what it came to; False if nobody waits for it."""
-    return outcome.tell is not None and outcome.tell(outcome.answer)
+def tell(outcome: Outcome) -> None:
+    """Give the caller what it came to, if one waits for it."""
+    if outcome.tell is not None:
+        outcome.tell(outcome.answer)
 
 
 def too_late(waited_s: float) -> DeadlineExceeded:

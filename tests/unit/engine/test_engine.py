@@ -240,6 +240,7 @@ async def test_a_deadline_that_has_passed_is_refused_at_the_door() -> None:
     async with Stage() as stage:
         error = await failure(stage.ask(1, timeout_s=-0.5))
         assert isinstance(error, DeadlineExceeded)
+        assert error.details == {"late_s": 0.5, "where": "door"}
         assert "passed by 0.500 s" in error.message
         assert stage.observer.events[-1] == Shed("demo", 1, "deadline_exceeded")
 

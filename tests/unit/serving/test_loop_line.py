@@ -226,9 +226,7 @@ async def test_no_more_than_a_few_are_begun_while_the_event_loop_has_no_turn_for
         for _ in range(8):
             assert begun.acquire(timeout=PATIENCE_S)
         elsewhere = pool.run(ran.set, NEVER)
-        elsewhere.send(
-            None
-        )  # handed in without a turn of the event loop; only once the thread has left can it run this
+        elsewhere.send(None)  # handed in without a turn of the event loop; the thread runs it once it has left
         assert ran.wait(PATIENCE_S)
         assert not begun.acquire(blocking=False)
 

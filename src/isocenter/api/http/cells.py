@@ -12,7 +12,7 @@ from isocenter.api.http.answer import Answer
 from isocenter.api.http.body import receive_body
 from isocenter.api.http.form import Form, FormFile, is_form, read_form
 from isocenter.api.http.gate import HEADERS
-from isocenter.api.http.head import number_in, version_in
+from isocenter.api.http.head import number_in, version_in, whole_number_in
 from isocenter.api.http.problems import problem
 from isocenter.api.http.time_given import ReceivedWithin, asked_deadline, deadline_of, longest_deadline
 from isocenter.core.clock import Clock
@@ -90,7 +90,7 @@ class CellsDoor:
             body = await receive_body(request.receive, max_bytes=max_bytes, booking=booking)
         if not is_form(content_type):
             if not body:
-                raise MissingImage("the body is empty", details={"bytes": 0})
+                raise MissingImage("the image is empty: 0 bytes", details={"bytes": 0})
             return Form(files=[FormFile("", bytes(body))])
         if len(body) <= _ON_THE_LOOP_BYTES:
             form = read_form(body, content_type, file_fields=file_fields)
@@ -172,6 +172,7 @@ def _truth(name: str, given: str) -> bool:
 
 
 def _page(given: str) -> int:
-    if given.isascii() and given.isdecimal() and len(given) <= 9:
-        return int(given)
-    raise BadValue(f"page is {given[:64]!r}; pages are counted from 0", details={"page": given[:64]})
+    page = whole_number_in(given)
+    if page is None:
+        raise BadValue(f"page is {given[:64]!r}; pages are counted from 0", details={"page": given[:64]})
+    return page

@@ -55,9 +55,10 @@ def version_in(given: str | None) -> int | None:
     """
     if given is None:
         return None
-    if not (given.isascii() and given.isdecimal() and len(given) <= 9):
+    version = whole_number_in(given)
+    if version is None:
         raise BadRequest(f"version {given[:64]!r} is not a whole number")
-    return int(given)
+    return version
 
 
 def deadline_in(timeout_ms: bytes | None, started_s: float) -> Deadline | None:
@@ -68,10 +69,10 @@ def deadline_in(timeout_ms: bytes | None, started_s: float) -> Deadline | None:
     """
     if timeout_ms is None:
         return None
-    value = number_in(timeout_ms.decode("latin-1"))
+    given = timeout_ms.decode("latin-1")
+    value = number_in(given)
     if not _MIN_TIMEOUT_MS <= value <= _MAX_TIMEOUT_MS:
-        given = timeout_ms[:64].decode("latin-1")
-        raise BadRequest(f"X-Timeout-Ms is {given!r}; it must be a number of milliseconds from 0.001 to 3600000")
+        raise BadRequest(f"X-Timeout-Ms is {given[:64]!r}; it must be a number of milliseconds from 0.001 to 3600000")
     return Deadline.after(value / 1e3, now_s=started_s)
 
 
@@ -85,6 +86,15 @@ def number_in(text: str) -> float:
         return float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
         return math.nan
+
+
+def whole_number_in(text: str) -> int | None:
+    """The whole number of up to nine digits that a text is; None of any other text.
+
+    >>> whole_number_in("12"), whole_number_in("-1")
+    (12, None)
+    """
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 9 else None
 
 
 def accepted(header: bytes | None, known: Mapping[str, T]) -> T:

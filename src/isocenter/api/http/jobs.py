@@ -18,7 +18,7 @@ from isocenter.api.http.answer import Answer
 from isocenter.api.http.body import check_length
 from isocenter.api.http.connection import CONNECTION, Connection, WhileConnected
 from isocenter.api.http.gate import HEADERS
-from isocenter.api.http.head import query_of
+from isocenter.api.http.head import query_of, whole_number_in
 from isocenter.api.http.scan_form import WHAT_IS_ASKED, SentScan, receive_scan
 from isocenter.api.http.scans import asked_in, both
 from isocenter.api.http.schemas import ProblemShape
@@ -349,11 +349,13 @@ def _states(given: str | None) -> list[State]:
 def _limit(given: str | None) -> int:
     if given is None:
         return _LISTED
-    if given.isascii() and given.isdecimal() and len(given) <= 9 and 1 <= int(given) <= _MOST_LISTED:
-        return int(given)
-    raise BadValue(
-        f"limit is {given[:64]!r}; it must be a whole number from 1 to {_MOST_LISTED}", details={"limit": given[:64]}
-    )
+    limit = whole_number_in(given)
+    if limit is None or not 1 <= limit <= _MOST_LISTED:
+        raise BadValue(
+            f"limit is {given[:64]!r}; it must be a whole number from 1 to {_MOST_LISTED}",
+            details={"limit": given[:64]},
+        )
+    return limit
 
 
 def _instant(seconds: float | None) -> str | None:

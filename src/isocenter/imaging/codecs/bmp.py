@@ -71,20 +71,17 @@ def read_header(data: bytes) -> BmpHeader:
     return header
 
 
-def soon_read(data: bytes) -> bool:
-    """All of them: there is one header, at the beginning."""
-    return True
-
-
 def decode(data: bytes, header: BmpHeader) -> Decoded:
     """Pillow, in both paths."""
     _check_indices(data, header)
+    if header.run_lengths and header.source.mode == "1":
+        return _black_and_white_runs(data, header)
     with BmpImagePlugin.BmpImageFile(io.BytesIO(data)) as image:
         if image.size != (header.source.width_px, header.source.height_px):
             raise BadImage("the header announces another size than was decoded")
+        if header.run_lengths and image.mode in ("P", "L"):  # of a ramp of grays, samples are indices too
+            _refuse_beyond(int(np.array(image).max(initial=0)), header)
         if image.mode == "P":
-            if header.run_lengths:
-                _refuse_beyond(int(np.array(image).max(initial=0)), header)
             note = Note("palette_expanded", "palette indices were replaced by their colours")
             return Decoded(np.array(image.convert("RGB")), (note,))
         if image.mode == "1":
@@ -96,6 +93,15 @@ def decode(data: bytes, header: BmpHeader) -> Decoded:
 decode_reference = decode
 
 
+def _black_and_white_runs(data: bytes, header: BmpHeader) -> Decoded:
+    """Pillow takes any index but 0 for white, unless the palette is another one: a byte of it is changed."""
+    palette = 14 + int.from_bytes(data[14:18], "little")
+    with BmpImagePlugin.BmpImageFile(io.BytesIO(data[:palette] + b"\x01" + data[palette + 1 :])) as image:
+        indices = np.array(image)
+    _refuse_beyond(int(indices.max(initial=0)), header)
+    return Decoded(indices * np.uint8(255))
+
+
 def _colours(data: bytes, size: int, depth: int, compression: int, offset: int) -> int:
     """How many colours the palette has, 0 without one; it lies between the header and the rows."""
     begins = 14 + size
@@ -103,9 +109,11 @@ def _colours(data: bytes, size: int, depth: int, compression: int, offset: int) 
         begins += {_BITFIELDS: 12, _ALPHA_BITFIELDS: 16}.get(compression, 0)
     colours = 0
     if depth <= 8:
-        given = int.from_bytes(data[46:50], "little") if size >= 40 else 0
-        # The oldest ones have no number of colours, and may have fewer than their bits can tell.
-        colours = given or min(2**depth, max(0, offset - begins) // 3 if size == 12 else 2**depth)
+        colours = 2**depth
+        if size == 12:  # these have no number of colours, and may have fewer than their bits can tell
+            colours = min(colours, max(0, offset - begins) // _entry_bytes(size))
+        elif size >= 40:
+            colours = int.from_bytes(data[46:50], "little") or colours
         if not 0 < colours <= 2**depth:
             raise BadImage(f"a palette of {colours} colours for {depth} bits", details={"colours": colours})
         begins += colours * _entry_bytes(size)

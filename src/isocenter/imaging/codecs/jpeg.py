@@ -96,13 +96,13 @@ def read_header(data: bytes) -> JpegHeader:
     raise BadImage(f"more than {_MAX_SEGMENTS} segments before the first scan", details={"limit": _MAX_SEGMENTS})
 
 
-def soon_read(data: bytes) -> bool:
+def few_segments(data: bytes) -> bool:
     """Whether few segments come before the first scan, or it is soon seen that something is wrong with them."""
     at = 2
     for _ in range(FEW_PIECES):
-        if data[at : at + 1] != b"\xff" or data[at + 1 : at + 2] == b"\xda" or at + 4 > len(data):
+        if at + 4 > len(data) or data[at] != 0xFF or data[at + 1] == _SOS:
             return True
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big") if data[at + 1] != 0xFF else 1
+        at += 1 if data[at + 1] == 0xFF else 2 + (data[at + 2] << 8 | data[at + 3])
     return False
 
 

@@ -72,7 +72,7 @@ def read_header(data: bytes) -> PngHeader:
     raise BadImage(f"more than {_MAX_CHUNKS} chunks", details={"limit": _MAX_CHUNKS})
 
 
-def soon_read(data: bytes) -> bool:
+def few_chunks(data: bytes) -> bool:
     """Whether it has few chunks in all, those of the pixels included, or soon ends."""
     at = len(_MAGIC)
     for _ in range(FEW_PIECES):

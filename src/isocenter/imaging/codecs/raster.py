@@ -16,10 +16,11 @@ from isocenter.imaging.limits import ImageLimits
 
 _HEADERS: dict[str, ModuleType] = {"jpeg": jpeg, "png": png, "tiff": tiff, "bmp": bmp, "webp": webp}
 _DECODERS: dict[str, ModuleType] = _HEADERS | {"tiff": tiff_blocks}
+# A BMP has one header, at its beginning.
 _SOON_READ: dict[str, Callable[[bytes], bool]] = {
-    "jpeg": jpeg.soon_read,
-    "png": png.soon_read,
-    "bmp": bmp.soon_read,
+    "jpeg": jpeg.few_segments,
+    "png": png.few_chunks,
+    "bmp": lambda _: True,
 }
 _CUT = re.compile(r"truncated|premature|not enough|unexpected end|ends? before", re.IGNORECASE)
 
@@ -105,8 +106,8 @@ def soon_read(data: bytes) -> bool:
     Raises:
         MissingImage, UnsupportedMedia: it is none that is read at all.
     """
-    walk = _SOON_READ.get(sniff(data))
-    return walk is not None and walk(data)
+    few_pieces = _SOON_READ.get(sniff(data))
+    return few_pieces is not None and few_pieces(data)
 
 
 def check_header(header: Header, size: int, limits: ImageLimits) -> None:
