@@ -143,7 +143,8 @@ def test_5000_answers_under_load_equal_their_lone_answers() -> None:
         assert load.wrong == []
         assert len(load.answers) == ANSWERS
         items, batches = counted(server)
-        assert items - items_alone > 2 * (batches - batches_alone), "there was no company: nothing was tested"
+        joined = (items - items_alone) - (batches - batches_alone)
+        assert joined >= ANSWERS // 5, "hardly any answer was added to a batch that had one: nothing was tested"
     worst = max(spread(found, alone[number]) for number, found in load.answers)
     assert worst <= bound
     # The check would see a mix-up: hardly any picture's answer passes for another's.
