@@ -229,6 +229,20 @@ async def test_what_cannot_be_answered_is_refused_with_code_sentence_and_details
     assert problem.error.message
 
 
+async def test_what_is_asked_counts_if_it_is_sent_as_a_file(client: httpx.AsyncClient) -> None:
+    files: dict[str, Any] = {"image": PNG, "format": ("format", b"geojson"), "threshold": ("threshold", b"0.1")}
+    answer = await client.post("/segment", files=files, params={"model": "cells"})
+
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/geo+json")
+
+
+async def test_empty_fields_of_a_form_say_nothing(client: httpx.AsyncClient) -> None:
+    fields = dict.fromkeys(("version", "threshold", "detect_holes", "channel", "page", "format"), "")
+    answer = await client.post("/segment", files={"image": PNG}, data={**fields, "model": "cells"})
+
+    assert answer.status_code == 200
+
+
 async def test_a_threshold_out_of_range_is_told_the_range(client: httpx.AsyncClient) -> None:
     error = (await client.post("/segment?threshold=0.95", content=PNG)).json()["error"]
 

@@ -103,6 +103,42 @@ async def test_fields_and_their_defaults(
     assert {name: found[name] for name in read} == read
 
 
+async def test_fields_that_nobody_knows_are_left_alone_whatever_they_hold(client: httpx.AsyncClient) -> None:
+    others: dict[str, Any] = {"tag": ["a", "b"], "notes": "x" * 1500}
+
+    assert (await segment(client, fields=others)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [({"threshold": "0.95"}, 422), ({"model": "nobody"}, 404), ({"threshold": "0.3", "model": "cbam_resunet"}, 200)],
+)
+@pytest.mark.parametrize("how", ["as files", "in the query", "in the query of a body without a form"])
+@pytest.mark.parametrize("route", ["segment", "batch-segment"])
+async def test_what_is_asked_counts_wherever_it_stands(
+    client: httpx.AsyncClient, route: str, how: str, given: dict[str, str], status: int
+) -> None:
+    image: dict[str, Any] = {"file" if route == "segment" else "files": ("c.png", PNG)}
+    sent: dict[str, Any] = {
+        "as files": {"files": image | {name: (name, text) for name, text in given.items()}},
+        "in the query": {"files": image, "params": given},
+        "in the query of a body without a form": {"content": PNG, "params": given},
+    }[how]
+    answer = await client.post(f"/api/v1/{route}", **sent)
+
+    assert answer.status_code == status
+    if status == 200:
+        assert (answer.json()["model_used"], answer.json()["threshold_used"]) == ("cbam_resunet", 0.3)
+
+
+async def test_a_query_and_a_form_that_disagree_are_refused(client: httpx.AsyncClient) -> None:
+    answer = await client.post(
+        "/api/v1/segment", files={"file": PNG}, data={"threshold": "0.3"}, params={"threshold": "0.4", "_": "1"}
+    )
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_request")
+
+
 @pytest.mark.parametrize(
     ("fields", "kinds"),
     [

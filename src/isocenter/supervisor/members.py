@@ -221,6 +221,8 @@ class FrontEndMember(Member):
 
     def start(self) -> None:
         """Start it, tell it what to serve, and connect it with the engine process."""
+        self.drained.clear()  # the one before it has ended, and had nobody inside
+        self.left = 0
         self._figures.clear()
         self._given = 0
         # A run may still read what the last process left in its arena.

@@ -9,6 +9,9 @@ import orjson
 
 LOGGER_NAME: Final = "isocenter"
 
+FOREIGN: Final = {"uvicorn.error": "http_server", "asyncio": "event_loop"}
+"""Loggers of libraries, and the event that each of their lines is: their sentences may quote what a caller sent."""
+
 FIELDS: Final = (
     "request_id", "model", "version", "state", "code", "status", "total_ms", "bytes", "port", "host", "url",
     "digest", "uptime_s", "answered", "kind", "seconds", "models", "signal", "left", "role", "pid", "times",
@@ -19,13 +22,18 @@ FIELDS: Final = (
 class JsonFormatter(logging.Formatter):
     """`{"time", "level", "event", …fields}`; the event is a fixed word, never an interpolated sentence."""
 
+    def __init__(self, event: str = "") -> None:
+        """`event` stands in place of every record's own."""
+        super().__init__()
+        self._event = event
+
     def format(self, record: logging.LogRecord) -> str:
         """Write one line."""
         when = datetime.datetime.fromtimestamp(record.created, tz=datetime.UTC)
         line: dict[str, object] = {
             "time": when.isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "event": record.getMessage(),
+            "event": self._event or record.getMessage(),
         }
         line.update({name: getattr(record, name) for name in FIELDS if hasattr(record, name)})
         if record.exc_info and record.exc_info[0] is not None:
@@ -36,7 +44,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logging(level: str) -> logging.Logger:
-    """Send the product's log lines to stderr.
+    """Send the product's log lines to stderr, and those of the libraries beneath it from warnings on.
 
     Levels: debug (a line a request), info (life of the server), warning, error.
     """
@@ -46,6 +54,12 @@ def set_up_logging(level: str) -> logging.Logger:
     logger.handlers[:] = [handler]
     logger.setLevel(level.upper())
     logger.propagate = False
+    for name, event in FOREIGN.items():
+        foreign, beside = logging.getLogger(name), logging.StreamHandler(sys.stderr)
+        beside.setFormatter(JsonFormatter(event))
+        foreign.handlers[:] = [beside]
+        foreign.setLevel(logging.WARNING)
+        foreign.propagate = False
     return logger
 
 

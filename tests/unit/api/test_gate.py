@@ -29,6 +29,7 @@ async def ask(
     path: str = "/predict",
     headers: list[tuple[bytes, bytes]] | None = None,
     connection: Connection | None = None,
+    method: str = "POST",
 ) -> list[Message]:
     sent: list[Message] = []
 
@@ -38,7 +39,7 @@ async def ask(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": path, "headers": headers or []}
+    scope: dict[str, Any] = {"type": "http", "method": method, "path": path, "headers": headers or []}
     if connection is not None:
         scope[CONNECTION] = connection
     await app(scope, receive, send)
@@ -262,6 +263,58 @@ async def test_a_direct_answer_during_a_drain_closes_the_connection() -> None:
     sent = await ask(gate(hello, door, direct={"/predict": direct}))
 
     assert headers_of(sent)[b"connection"] == b"close"
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_who_is_cut_off_at_the_end_of_a_drain_is_told_to_ask_another_server(direct: bool) -> None:
+    door, begun = Door(), asyncio.Event()
+
+    async def for_ever(*_: Any) -> Response:
+        begun.set()
+        await asyncio.Event().wait()
+        return Answer(b"{}")
+
+    app = gate(hello, door, direct={"/predict": for_ever}) if direct else gate(for_ever, door)
+    asking = asyncio.create_task(ask(app))
+    await begun.wait()
+    door.close()
+    asking.cancel()
+    sent = await asking
+
+    assert (sent[0]["status"], headers_of(sent)[b"connection"], headers_of(sent)[b"retry-after"]) == (
+        503,
+        b"close",
+        b"2",
+    )
+    assert json.loads(sent[1]["body"])["error"]["code"] == "draining"
+    assert door.inside == 0
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_a_cancellation_while_the_door_is_open_is_a_cancellation(direct: bool) -> None:
+    begun = asyncio.Event()
+
+    async def for_ever(*_: Any) -> Response:
+        begun.set()
+        await asyncio.Event().wait()
+        return Answer(b"{}")
+
+    app = gate(hello, Door(), direct={"/predict": for_ever}) if direct else gate(for_ever, Door())
+    asking = asyncio.create_task(ask(app))
+    await begun.wait()
+    asking.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
+async def test_who_asks_for_the_head_of_an_answer_gets_that_of_its_get() -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse(scope["method"])(scope, receive, send)
+
+    sent = await ask(gate(answer, Door()), "/livez", method="HEAD")
+
+    assert (sent[0]["status"], sent[1]["body"]) == (200, b"GET")
 
 
 async def test_an_unexpected_error_of_a_direct_endpoint_is_a_500_too(caplog: pytest.LogCaptureFixture) -> None:

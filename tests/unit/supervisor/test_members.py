@@ -159,6 +159,16 @@ async def test_a_front_end_that_comes_back_begins_at_zero(figures: OwnFigures) -
     assert CHILDREN[1].heard == ["start"]
 
 
+async def test_a_front_end_that_came_back_is_waited_for_at_a_stop(figures: OwnFigures) -> None:
+    member = front_end(FakeOwner(), figures)
+    member.start()
+    CHILDREN[0].says("drained", left=3)
+    CHILDREN[0].ends(-9)
+    member.stop_restarting()
+    member.start()
+    assert (member.drained.is_set(), member.left) == (False, 0)
+
+
 async def test_who_is_told_to_stop_is_not_missed(figures: OwnFigures) -> None:
     owner = FakeOwner()
     member = front_end(owner, figures)

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from isocenter.telemetry.logging import JsonFormatter
+from isocenter.telemetry.logging import FOREIGN, JsonFormatter, set_up_logging
 
 
 def line_of(**extra: object) -> dict[str, object]:
@@ -36,3 +36,22 @@ def test_an_exception_is_named_without_its_message() -> None:
 
     assert json.loads(text)["exception"] == "ValueError"
     assert "Doe" not in text
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_a_library_has_to_say_is_a_line_too_and_quotes_nobody(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = logging.getLogger(name)
+    before = (foreign.handlers[:], foreign.level, foreign.propagate)
+    try:
+        set_up_logging("info")
+        foreign.warning("Invalid request by %s", "Doe^John")
+        foreign.info("not worth a line")
+    finally:
+        (foreign.handlers[:], foreign.propagate) = before[0], before[2]
+        foreign.setLevel(before[1])
+    (line,) = capsys.readouterr().err.splitlines()
+
+    assert (json.loads(line)["event"], json.loads(line)["level"]) == (FOREIGN[name], "warning")
+    assert "Doe" not in line

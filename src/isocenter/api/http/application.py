@@ -67,7 +67,9 @@ def build_http(
 ) -> ASGIApp:
     """Put the application together."""
     # The page at /docs comes with its scripts: a browser in a hospital need not, and shall not, ask another host.
-    app = FastAPIOffline(title="Isocenter", version=__version__, description=_DESCRIPTION, redoc_url=None)
+    app = FastAPIOffline(
+        title="Isocenter", version=__version__, description=_DESCRIPTION, redoc_url=None, redirect_slashes=False
+    )
     of_scans = ScansEndpoint(ScansDoor(scans, repository, max_scan_bytes, bodies, clock, observer))
     endpoint = PredictEndpoint(
         predict, of_scans, max_bytes=limits.max_bytes, bodies=bodies, clock=clock, observer=observer

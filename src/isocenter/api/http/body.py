@@ -3,9 +3,10 @@
 import re
 from typing import Final
 
-from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+from multipart import parse_options_header
 from starlette.types import Receive
 
+from isocenter.api.http.parts import FormReader
 from isocenter.core.errors import Abandoned, BadRequest, MissingImage, TooManyBytes
 from isocenter.serving.budget import FORM_OVERHEAD_BYTES, Booking
 
@@ -125,29 +126,17 @@ def _in_a_usual_form(body: bytes | bytearray, boundary: bytes) -> bytes | None:
 
 
 def _in_any_form(body: bytes, boundary: str) -> bytes:
-    if not boundary:
-        raise BadRequest("multipart/form-data without a boundary")
+    reader = FormReader(boundary, max_parts=16, length=len(body))
     image: bytes | None = None
     seen: list[str] = []
-    try:
-        with PushMultipartParser(boundary, content_length=len(body), max_segment_count=16, strict=True) as parser:
-            segment: MultipartSegment | None = None
-            parts: list[bytes] = []
-            for event in parser.parse(body):
-                if isinstance(event, MultipartSegment):
-                    segment, parts = event, []
-                elif event:
-                    parts.append(bytes(event))
-                elif segment is not None:
-                    if segment.name in FIELDS:
-                        if image is not None:
-                            raise BadRequest("the form holds more than one image; send one")
-                        image = parts[0] if len(parts) == 1 else b"".join(parts)
-                    elif len(seen) < 16:
-                        seen.append(segment.name[:32])
-                    segment = None
-    except MultipartError as error:
-        raise BadRequest(f"the multipart form is malformed: {error}") from error
+    for part in reader.parts(body):
+        if part.name not in FIELDS:
+            seen.append(part.name[:32])
+        elif image is not None:
+            raise BadRequest("the form holds more than one image; send one")
+        else:
+            image = part.data
+    reader.close()
     if image is None:
         raise MissingImage(
             f"the form has no field {' or '.join(FIELDS)}; it has {seen}", details={"fields": list(seen)}

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from fastapi import Request
@@ -77,6 +78,7 @@ class CellsDoor:
         *,
         max_bytes: int,
         file_fields: Collection[str],
+        text_fields: Collection[str] = WHAT_IS_ASKED,
     ) -> Form:
         """The form in a body, or the body as its only file; or the deadline's end.
 
@@ -92,10 +94,8 @@ class CellsDoor:
             if not body:
                 raise MissingImage("the image is empty: 0 bytes", details={"bytes": 0})
             return Form(files=[FormFile("", bytes(body))])
-        if len(body) <= _ON_THE_LOOP_BYTES:
-            form = read_form(body, content_type, file_fields=file_fields)
-        else:
-            form = await asyncio.to_thread(read_form, body, content_type, file_fields=file_fields)
+        read = partial(read_form, body, content_type, file_fields=file_fields, text_fields=text_fields)
+        form = read() if len(body) <= _ON_THE_LOOP_BYTES else await asyncio.to_thread(read)
         if not form.files:
             there = sorted((*form.texts, *form.others))[:16]
             raise MissingImage(
@@ -117,7 +117,7 @@ class CellsDoor:
 
 
 def asked_in(texts: Mapping[str, str], *, threshold: float | None = None) -> CellsAsked:
-    """What is asked, as texts say it; `threshold` stands where they say none.
+    """What is asked, as texts say it; an empty one is as good as none. `threshold` stands where they say none.
 
     >>> asked_in({"model": "cells", "detect_holes": "False"}).detect_holes
     False
@@ -126,13 +126,14 @@ def asked_in(texts: Mapping[str, str], *, threshold: float | None = None) -> Cel
         BadValue: a text is not what its name needs, or out of range.
         BadRequest: the version is no number.
     """
-    channel, page = texts.get("channel"), texts.get("page")
+    texts = {name: text for name, text in texts.items() if text}
+    page = texts.get("page")
     asked = CellsAsked(
-        model=texts.get("model") or None,
+        model=texts.get("model"),
         version=version_in(texts.get("version")),
         threshold=_threshold(texts["threshold"]) if "threshold" in texts else threshold,
         detect_holes=_truth("detect_holes", texts["detect_holes"]) if "detect_holes" in texts else True,
-        pixels=PixelsAsked(channel=channel or None, page=None if page is None else _page(page)),
+        pixels=PixelsAsked(channel=texts.get("channel"), page=None if page is None else _page(page)),
     )
     asked.check()
     return asked
@@ -142,13 +143,9 @@ def both(query: Mapping[str, str], form: Form) -> dict[str, str]:
     """What stands in the query and what stands in the form, together.
 
     Raises:
-        BadRequest: they disagree, or the form has a field that nobody knows.
+        BadRequest: they disagree.
     """
-    for name in (*form.texts, *form.others):
-        if name not in WHAT_IS_ASKED and name != "format":
-            known = ", ".join((*WHAT_IS_ASKED, "format"))
-            raise BadRequest(f"unknown field {name[:64]!r}; beside the image there are {known}")
-        text = form.texts.get(name, "")
+    for name, text in form.texts.items():
         if query.get(name, text) != text:
             raise BadRequest(f"{name} is {query[name][:64]!r} in the query and {text[:64]!r} in the form")
     return {**query, **form.texts}

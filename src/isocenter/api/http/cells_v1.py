@@ -1,5 +1,6 @@
 """`/api/v1/segment` and `/api/v1/batch-segment`, as callers of an earlier cell service send and read them."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -9,10 +10,11 @@ from starlette.responses import Response
 
 from isocenter.api.http.answer import Answer
 from isocenter.api.http.body import check_length
-from isocenter.api.http.cells import WHAT_IS_ASKED, CellsDoor, asked_in
+from isocenter.api.http.cells import WHAT_IS_ASKED, CellsDoor, asked_in, both
 from isocenter.api.http.connection import WhileConnected
-from isocenter.api.http.form import Form, FormFile
+from isocenter.api.http.form import FormFile
 from isocenter.api.http.gate import HEADERS, REQUEST_ID, STARTED_S
+from isocenter.api.http.head import query_of
 from isocenter.api.http.problems import as_asked
 from isocenter.core.errors import BadRequest, DeadlineExceeded, IsocenterError, Refused
 from isocenter.serving.budget import FORM_OVERHEAD_BYTES
@@ -41,13 +43,15 @@ class SegmentV1Endpoint:
         asked = CellsAsked()
         try:
             length = check_length(scope[HEADERS].get(b"content-length"), door.max_bytes)
+            query = query_of(scope["query_string"], WHAT_IS_ASKED, leave_others=True)
+            asked = _asked(door, query)
             deadline = door.begin(request, asked)
             with WhileConnected(scope), door.bodies.book(length or 0) as booking:
                 form = await door.receive(request, deadline, booking, max_bytes=door.max_bytes, file_fields=FILE)
                 received_s = door.clock.now_s()
                 if len(form.files) > 1:
                     raise BadRequest(f"the form holds {len(form.files)} images; /api/v1/batch-segment takes several")
-                asked = _asked(door, form)
+                asked = _asked(door, both(query, form))
                 found = await door.cells(
                     form.files[0].data,
                     asked,
@@ -77,11 +81,13 @@ class BatchSegmentV1Endpoint:
         try:
             max_bytes = self._most_bytes()
             length = check_length(scope[HEADERS].get(b"content-length"), max_bytes)
+            query = query_of(scope["query_string"], WHAT_IS_ASKED, leave_others=True)
+            asked = _asked(door, query)
             deadline = door.begin(request, asked)
             with WhileConnected(scope), door.bodies.book(length or 0) as booking:
                 form = await door.receive(request, deadline, booking, max_bytes=max_bytes, file_fields=FILES)
                 received_s = door.clock.now_s()
-                asked = _asked(door, form)
+                asked = _asked(door, both(query, form))
                 self._refuse_too_many(asked, len(form.files))
                 found = await door.cells.many(
                     [each.data for each in form.files],
@@ -151,12 +157,10 @@ class BatchSegmentV1Endpoint:
         return orjson.dumps(written, default=str)
 
 
-def _asked(door: CellsDoor, form: Form) -> CellsAsked:
-    """What is asked, with the defaults of those callers. Fields that nobody knows are left alone."""
-    texts = {name: text for name, text in form.texts.items() if name in WHAT_IS_ASKED and text}
-    if "model" not in texts and any(each.name == USUAL_MODEL for each in door.cells.models.all()):
-        texts["model"] = USUAL_MODEL
-    return asked_in(texts, threshold=USUAL_THRESHOLD)
+def _asked(door: CellsDoor, texts: Mapping[str, str]) -> CellsAsked:
+    """What is asked, with the defaults of those callers."""
+    usual = {"model": USUAL_MODEL} if any(each.name == USUAL_MODEL for each in door.cells.models.all()) else {}
+    return asked_in(texts if texts.get("model") else {**texts, **usual}, threshold=USUAL_THRESHOLD)
 
 
 def _written(found: CellAnswer, total_s: float) -> dict[str, Any]:

@@ -31,10 +31,7 @@ _IMAGE: Final = {"type": "string", "format": "binary"}
 _FIELDS: Final = {
     "model": ("string", "`hrnet` if it is served and none is named; else the default model, or the only one."),
     "threshold": ("number", "0.1 to 0.9; 0.5 if not given."),
-    "detect_holes": (
-        "boolean",
-        "`false`: an object has what it encloses, but for other objects. `true` if not given.",
-    ),
+    "detect_holes": ("boolean", "`false`: a gap within one object is part of it. `true` if not given."),
     "channel": ("string", "One channel of the images, by its name or its number from 0."),
     "page": ("integer", "One page of the images, from 0."),
 }

@@ -3,6 +3,7 @@
 Plain ASGI, as every request passes through it and a framework's middleware would cost more than the gate itself.
 """
 
+import asyncio
 import itertools
 import logging
 import math
@@ -19,7 +20,7 @@ from isocenter.api.http.answer import Answer
 from isocenter.api.http.connection import ARRIVED_S, CLOSE, CONNECTION, Connection
 from isocenter.api.http.problems import as_asked, problem, problem_response
 from isocenter.core.clock import Clock
-from isocenter.core.errors import Draining, Overloaded, Refused
+from isocenter.core.errors import BadInput, BadRequest, Draining, IsocenterError, Overloaded, Refused
 from isocenter.core.events import Answered, Observer
 from isocenter.serving.health import Door
 
@@ -35,6 +36,8 @@ REQUEST_ID: Final = "isocenter.request_id"
 STARTED_S: Final = "isocenter.started_s"
 ALWAYS_OPEN: Final = frozenset({"/livez", "/readyz", "/health", "/metrics", "/api/v1/health", "/api/v1/status"})
 
+_ONCE: Final = frozenset({b"content-type", b"idempotency-key", b"transfer-encoding", b"x-timeout-ms"})
+"""Headers of which the second would say something else."""
 _SAFE_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _RETRY_AFTER_S: Final = 2.0
 
@@ -78,6 +81,12 @@ class Gate:
             return
         if HEADERS not in scope:
             self._begin(scope)
+        if scope["method"] == "HEAD":  # the server beneath writes no body, by the scope that it has
+            scope = {**scope, "method": "GET"}
+        if (error := _mistake_of(scope)) is not None:
+            self._observer.observe(Answered("http", "", 0, error.code, 0.0, {}))
+            await self._write(as_asked(scope["path"], problem(error)), scope, send, close=True)
+            return
         if scope["path"] in ALWAYS_OPEN:
             await self._app(scope, receive, self._sender(scope, send))
             return
@@ -106,7 +115,7 @@ class Gate:
         if glance is None or beyond or not self._door.is_open:
             return None
         self._begin(scope)
-        if b"expect" in scope[HEADERS]:
+        if b"expect" in scope[HEADERS] or _mistake_of(scope) is not None:
             return None
         try:
             answer = glance(scope)
@@ -115,6 +124,12 @@ class Gate:
         if answer is None:
             return None
         return answer, self._finished(answer.raw_headers, answer.status_code, scope)
+
+    def refuse_the_rest(self, error: BadInput) -> tuple[Answer, list[tuple[bytes, bytes]]]:
+        """The last answer on a connection on which something came that is no request, and its headers."""
+        self._observer.observe(Answered("http", "", 0, error.code, 0.0, {}))
+        answer = problem(error)
+        return answer, [*answer.raw_headers, (b"x-request-id", next(self._ids).encode()), CLOSE]
 
     def _begin(self, scope: Scope) -> None:
         # Since its head came, where the server says so: the loop may have had much to do before it came to this.
@@ -127,7 +142,7 @@ class Gate:
     async def _refuse(self, scope: Scope, send: Send, connection: Connection | None) -> None:
         refusal: Refused
         if connection is None or not self._door.is_open:
-            refusal = Draining("the server is stopping; ask another one", retry_after_s=_RETRY_AFTER_S)
+            refusal = _draining()
         else:
             refusal = Overloaded(
                 f"{connection.number} connections are open, the limit is {self._max_connections}",
@@ -143,6 +158,10 @@ class Gate:
             response = await endpoint(Request(scope, receive))
             answered = True
             await self._write(response, scope, send)
+        except asyncio.CancelledError:
+            if answered or self._door.is_open:
+                raise
+            await self._cut_off(scope, send)
         except Exception:
             problem = self._unexpected(scope)
             if not answered:
@@ -159,10 +178,20 @@ class Gate:
         finishing = self._sender(scope, send)
         try:
             await self._app(scope, receive, noticing)
+        except asyncio.CancelledError:
+            if answered or self._door.is_open:
+                raise
+            await self._cut_off(scope, send)
         except Exception:
             problem = self._unexpected(scope)
             if not answered:
                 await self._write(problem, scope, send)
+
+    async def _cut_off(self, scope: Scope, send: Send) -> None:
+        """The time in which a server that stops waits for answers is over; its cancellation goes no further."""
+        refusal = _draining()
+        self._observer.observe(Answered("http", "", 0, refusal.code, 0.0, {}))
+        await self._write(as_asked(scope["path"], problem(refusal)), scope, send, close=True)
 
     async def _write(self, response: Response, scope: Scope, send: Send, *, close: bool = False) -> None:
         """Two messages, without the framework's way of sending."""
@@ -195,3 +224,22 @@ class Gate:
         self._logger.exception("unexpected", extra={"request_id": request_id})
         answer = problem_response("internal", "an unexpected error; this is a bug", {"request_id": request_id})
         return as_asked(scope.get("path", ""), answer)  # at a glance, there is no path yet
+
+
+def _draining() -> Draining:
+    return Draining("the server is stopping; ask another one", retry_after_s=_RETRY_AFTER_S)
+
+
+def _mistake_of(scope: Scope) -> IsocenterError | None:
+    """What a head must not say."""
+    headers = scope[HEADERS]
+    coding = headers.get(b"transfer-encoding")
+    if coding is not None and coding.lower() != b"chunked":
+        return BadRequest(f"Transfer-Encoding is {coding[:64].decode('latin-1')!r}; of these, chunked is understood")
+    if len(headers) == len(scope["headers"]):
+        return None
+    names = [name for name, _ in scope["headers"] if name in _ONCE]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is None:
+        return None
+    return BadRequest(f"the header {twice.decode().title()} is given twice; which one is meant is not guessed")

@@ -26,8 +26,8 @@ HEADER_PARAMETERS: Final[tuple[dict[str, Any], ...]] = (
 """The headers of every route that answers with a model, as OpenAPI has them."""
 
 
-def query_of(query: bytes, known: Collection[str]) -> dict[str, str]:
-    """The query parameters, each once.
+def query_of(query: bytes, known: Collection[str], *, leave_others: bool = False) -> dict[str, str]:
+    """The query parameters, each once. `leave_others`: those that are not known are left alone.
 
     >>> query_of(b"model=cells", ("model", "version"))
     {'model': 'cells'}
@@ -39,12 +39,13 @@ def query_of(query: bytes, known: Collection[str]) -> dict[str, str]:
         return {}
     params = QueryParams(query)
     unknown = sorted(set(params) - set(known))
-    if unknown:
+    if unknown and not leave_others:
         names = ", ".join(sorted(known))
         raise BadRequest(f"unknown query parameter {unknown[0][:64]!r}; there are {names}")
-    if len(params.multi_items()) != len(params):
+    given = [(name, text) for name, text in params.multi_items() if name in known]
+    if len(given) != len(dict(given)):
         raise BadRequest("a query parameter is given twice; which one is meant is not guessed")
-    return dict(params)
+    return dict(given)
 
 
 def version_in(given: str | None) -> int | None:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Final
 
-from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+from multipart import parse_options_header
 from starlette.types import Receive
 
-from isocenter.api.http.form import FormFile
+from isocenter.api.http.form import FormFile, put_text
+from isocenter.api.http.parts import FormReader, Part
 from isocenter.core.errors import Abandoned, BadInput, BadRequest, BadValue, MissingImage, TooManyBytes
 from isocenter.imaging.codecs.sniff import sniff
 from isocenter.repository.load import ServedModel
@@ -29,7 +30,6 @@ ONLY_OF_SCANS: Final = ("scan", "scans", "files")
 _MAGIC: Final = (b"\x1f\x8b", b"PK\x03\x04", b"NRRD", b"ObjectType", b"NDims")
 _PICTURES: Final = (b"\xff\xd8", b"\x89PNG", b"II", b"MM", b"BM", b"RIFF")
 _MAX_PARTS: Final = 5_100
-_MAX_FIELD_BYTES: Final = 1_024
 _MAX_JSON_BYTES: Final = 64 * 1024
 
 
@@ -166,49 +166,26 @@ async def _chunks(
 
 
 async def _form(chunks: AsyncIterator[bytes], boundary: str) -> SentScan:
-    if not boundary:
-        raise BadRequest("multipart/form-data without a boundary")
+    reader = FormReader(boundary, max_parts=_MAX_PARTS)
     sent = SentScan()
-    segment: MultipartSegment | None = None
-    parts: list[bytes] = []
-    try:
-        with PushMultipartParser(boundary, max_segment_count=_MAX_PARTS, strict=True) as parser:
-            async for chunk in chunks:
-                for event in parser.parse(chunk):
-                    if isinstance(event, MultipartSegment):
-                        segment, parts = event, []
-                    elif event:
-                        parts.append(bytes(event))
-                    elif segment is not None:
-                        _put(sent, segment, b"".join(parts))
-                        segment, parts = None, []
-    except MultipartError as error:
-        raise BadRequest(f"the multipart form is malformed: {error}") from error
+    async for chunk in chunks:
+        for part in reader.parts(chunk):
+            _put(sent, part)
+    reader.close()
     return sent
 
 
-def _put(sent: SentScan, segment: MultipartSegment, data: bytes) -> None:
-    name = segment.name
+def _put(sent: SentScan, part: Part) -> None:
+    name = part.name
     if name in SCAN_FIELDS:
         sent.fields.add(name)
-        sent.files.append(FormFile(segment.filename or "", data))
-        return
-    if segment.filename is not None:
-        sent.channels.setdefault(name[:64], []).append(FormFile(segment.filename, data))
-        return
-    if name not in WHAT_IS_ASKED:
+        sent.files.append(FormFile(part.file_name or "", part.data))
+    elif name in WHAT_IS_ASKED:  # some clients send texts as files, too
+        put_text(sent.texts, part)
+    elif part.file_name is not None:
+        sent.channels.setdefault(name[:64], []).append(FormFile(part.file_name, part.data))
+    else:
         raise unknown_name(name, WHAT_IS_ASKED, "field")
-    if name in sent.texts:
-        raise BadRequest(f"the field {name!r} is given twice; which one is meant is not guessed")
-    if len(data) > _MAX_FIELD_BYTES:
-        raise BadRequest(
-            f"the field {name!r} has {len(data)} bytes, a text may have {_MAX_FIELD_BYTES}",
-            details={"bytes": len(data), "limit": _MAX_FIELD_BYTES},
-        )
-    try:
-        sent.texts[name] = data.decode("utf-8").strip()
-    except UnicodeDecodeError:
-        raise BadRequest(f"the field {name!r} is not UTF-8") from None
 
 
 def _one(files: list[FormFile]) -> GivenScan:

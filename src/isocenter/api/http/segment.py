@@ -19,12 +19,13 @@ from isocenter.core.errors import BadInput, BadRequest, BadValue, IsocenterError
 from isocenter.serving.cell_answer import FORMATS, CellFormat
 from isocenter.serving.cells import CellsAsked
 
+_TEXTS: Final = (*WHAT_IS_ASKED, "format")
 _IMAGE: Final = {"type": "string", "format": "binary"}
 _MEANINGS: Final = {
     "model": "Needed if several segment images and none is the default.",
     "version": "The highest if not given.",
     "threshold": "Probability from which a pixel belongs to an object, 0.1 to 0.9; the model's own if not given.",
-    "detect_holes": "`false`: an object has what it encloses, but for other objects. `true` if not given.",
+    "detect_holes": "`false`: a gap within one object is part of it. `true` if not given.",
     "channel": "One channel of the image, by its name or its number from 0.",
     "page": "One page of the image, from 0.",
     "format": "json, geojson, coco, coco-rle, labels or overlay; by `Accept` if not given, else json.",
@@ -78,15 +79,21 @@ class SegmentEndpoint:
         received = False
         try:
             length = check_length(headers.get(b"content-length"), door.max_bytes)
-            texts = query_of(scope["query_string"], (*WHAT_IS_ASKED, "format"))
+            texts = query_of(scope["query_string"], _TEXTS)
             asked = asked_in(texts)
             deadline = door.begin(request, asked)
             received = True
             with WhileConnected(scope), door.bodies.book(length or 0) as booking:
-                form = await door.receive(request, deadline, booking, max_bytes=door.max_bytes, file_fields=FIELDS)
+                form = await door.receive(
+                    request, deadline, booking, max_bytes=door.max_bytes, file_fields=FIELDS, text_fields=_TEXTS
+                )
                 received_s = door.clock.now_s()
                 if len(form.files) > 1:
                     raise BadRequest(f"the form holds {len(form.files)} images; send one")
+                if form.others:
+                    raise BadRequest(
+                        f"unknown field {form.others[0]!r}; beside the image there are {', '.join(_TEXTS)}"
+                    )
                 texts = both(texts, form)
                 asked = asked_in(texts)
                 written, tiff = format_in(texts.get("format"), headers.get(b"accept"))
@@ -135,7 +142,7 @@ def format_in(named: str | None, accept: bytes | None) -> tuple[CellFormat, bool
         BadValue: there is no format of that name.
     """
     wanted = accepted(accept, _BY_MEDIA_TYPE)
-    if named is None:
+    if not named:
         return wanted
     for known in FORMATS:
         if known == named.lower():
