@@ -33,7 +33,7 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # By name, not by an import statement: the floors below import this package for its version.
-    home = importlib.import_module("isocenter.service" if name in _SERVICE else "isocenter.core.errors")
+    home = importlib.import_module("isocenter.service" if name in _SERVICE else "isocenter.errors")
     found = globals()[name] = home if name == "errors" else getattr(home, name)
     return found
 

@@ -1,4 +1,4 @@
-from isocenter.core import errors as errors
+from isocenter import errors as errors
 from isocenter.core.errors import BadInput as BadInput
 from isocenter.core.errors import DeadlineExceeded as DeadlineExceeded
 from isocenter.core.errors import Draining as Draining

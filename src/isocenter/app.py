@@ -144,7 +144,7 @@ async def open_service(
             repository=room.repository,
             metrics=LocalMetrics(room.metrics),
             stats=room.stats,
-            reloads=LocalReload(room.reloader),
+            reloads=LocalReload(room.reloader, logger),
             observer=room.observer,
             door=door,
             clock=clock,

@@ -12,7 +12,6 @@ from typing import Any, Self, TypeVar, Unpack
 
 from isocenter.app import Composition, open_service
 from isocenter.core.errors import (
-    BadRequest,
     BadSettings,
     IsocenterError,
     without_frames,
@@ -32,12 +31,15 @@ from isocenter.serving.embedded import (
     AskedOfVolume,
     ModelInfo,
     at_least,
+    check_at_once,
+    check_priority,
     check_threshold,
+    check_volume,
     deadline_of,
     info_of,
 )
 from isocenter.serving.given import Image, bytes_or_pixels
-from isocenter.serving.predict import Prediction
+from isocenter.serving.predict import Prediction, own_deadline
 from isocenter.serving.scan_answer import ScanAnswer, ScanFormat
 from isocenter.serving.scan_reading import OwnScanOrChannels
 from isocenter.serving.scans import Progress, ScanAsked
@@ -126,12 +128,14 @@ class Service:
         here = self._opened()
         async with self._call("predict", model, version) as call:
             check_threshold(threshold)
+            check_priority(priority)
             deadline = deadline_of(timeout, call.started_s) or here.predict.default_deadline(
                 model, version, arrived_s=call.started_s
             )
             served = here.repository.resolve(model, version, task="classification")
             names = {str(label): label for label in served.manifest.output.labels}
-            given = await bytes_or_pixels(image, self._settings.limits.max_bytes)
+            limit = self._settings.limits.max_bytes
+            given = await bytes_or_pixels(image, limit, deadline=deadline, clock=here.clock)
             received_s = here.clock.now_s()
             found = await here.predict(
                 given, request_id=call.request_id, model=model, version=version, deadline=deadline, priority=priority
@@ -150,8 +154,7 @@ class Service:
         An image that cannot be answered costs the others nothing: its error stands in its place. The timeout counts
         for each image from its own turn; `images` is asked for the next one, on the event loop, when its turn comes.
         """
-        if at_once < 1:
-            raise BadRequest(f"at_once is {at_once}; at least one image is asked for at a time")
+        check_at_once(at_once)
         left = enumerate(images)
         answers: dict[int, Answer | IsocenterError] = {}
 
@@ -194,6 +197,8 @@ class Service:
         """
         here = self._opened()
         async with self._call("segment", model, version) as call:
+            check_priority(priority)
+            check_volume(volume)
             found = await here.segment(
                 volume,
                 request_id=call.request_id,
@@ -242,6 +247,7 @@ class Service:
         """
         here = self._opened()
         async with self._call("scan", model, version) as call:
+            check_priority(priority)
             pick, deadline = Pick(series=series, volume=volume), deadline_of(timeout, call.started_s)
             asked = ScanAsked(model=model, version=version, pick=pick, formats=tuple(formats), priority=priority)
             found = await here.scans(source, asked, request_id=call.request_id, deadline=deadline, progress=progress)
@@ -269,9 +275,9 @@ class Service:
             model: May be left out if one model segments images, or `default_model` does.
             version: The highest if left out.
             threshold: 0.1 to 0.9: the probability from which a pixel belongs to an object; the model's own if left out.
-            detect_holes: False: what an object encloses is part of it, but for other objects.
-            channel: One channel of the file, by its name or its number from 0.
-            page: One page of the file, from 0.
+            detect_holes: False: a gap within one object is part of it.
+            channel: One channel, by its name or its number from 0; those of an array are gray, or red, green, blue.
+            page: One page of the file, from 0; pixels and volumes have no other.
             timeout: Seconds until the answer is of no use any more.
             priority: Smaller is sooner.
 
@@ -283,13 +289,18 @@ class Service:
         """
         here = self._opened()
         async with self._call("segment", model, version) as call:
+            check_priority(priority)
             pixels = PixelsAsked(channel=channel, page=page)
             asked = CellsAsked(
                 model=model, version=version, threshold=threshold, detect_holes=detect_holes, pixels=pixels
             )
-            limit = self._settings.limits.max_bytes
-            given = image if isinstance(image, Volume) else await bytes_or_pixels(image, limit)
-            received_s, deadline = here.clock.now_s(), deadline_of(timeout, call.started_s)
+            asked.check()
+            served, given = here.cells.models.served(model, version), image
+            deadline = deadline_of(timeout, call.started_s) or own_deadline(served, call.started_s)
+            if not isinstance(given, Volume):
+                limit = self._settings.limits.max_bytes
+                given = await bytes_or_pixels(given, limit, deadline=deadline, clock=here.clock)
+            received_s = here.clock.now_s()
             found = await here.cells(given, asked, request_id=call.request_id, deadline=deadline, priority=priority)
         stages_s = {"receive": received_s - call.started_s, **found.stages_s}
         total_s = call.answered(found.model, found.version, stages_s)

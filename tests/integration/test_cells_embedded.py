@@ -1,6 +1,7 @@
 """Images of cells inside a program: the same answers as over HTTP."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -58,12 +59,24 @@ async def test_what_cannot_be_answered_says_why(service: Service, tmp_path: Path
         await service.segment_image(picture(), threshold=0.95)
     with pytest.raises(BadRequest, match="timeout"):
         await service.segment_image(picture(), timeout=-1)
+    for threshold in ("x", [0.5], 1j, np.array([0.5, 0.5])):
+        with pytest.raises(BadRequest, match="threshold"):
+            await service.segment_image(picture(), threshold=threshold)  # type: ignore[arg-type]
+    with pytest.raises(BadRequest, match="priority"):
+        await service.segment_image(picture(), priority="high")  # type: ignore[arg-type]
+    with pytest.raises(BadRequest, match="model"):
+        await service.segment_image(picture(), model=5)  # type: ignore[arg-type]
     with pytest.raises(MissingImage):
         await service.segment_image(tmp_path / "nothing.png")
     with pytest.raises(TooManyBytes):
         await service.segment_image(b"x" * 30_000)
     with pytest.raises(InputNotAccepted, match="GFP"):
         await service.segment_image(png(), channel="GFP")
+
+
+@pytest.mark.parametrize("seconds", [sys.maxsize, 1e300])
+async def test_any_time_that_is_given_is_time_enough(service: Service, seconds: float) -> None:
+    assert (await service.segment_image(picture(), timeout=seconds)).count == 3
 
 
 async def test_failures_are_counted_by_their_code(service: Service) -> None:

@@ -119,12 +119,12 @@ async def test_what_is_asked_counts_wherever_it_stands(
     client: httpx.AsyncClient, route: str, how: str, given: dict[str, str], status: int
 ) -> None:
     image: dict[str, Any] = {"file" if route == "segment" else "files": ("c.png", PNG)}
-    sent: dict[str, Any] = {
+    ways: dict[str, dict[str, Any]] = {
         "as files": {"files": image | {name: (name, text) for name, text in given.items()}},
         "in the query": {"files": image, "params": given},
         "in the query of a body without a form": {"content": PNG, "params": given},
-    }[how]
-    answer = await client.post(f"/api/v1/{route}", **sent)
+    }
+    answer = await client.post(f"/api/v1/{route}", **ways[how])
 
     assert answer.status_code == status
     if status == 200:

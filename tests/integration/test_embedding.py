@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import math
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from isocenter.core.errors import (
     BadSettings,
     DeadlineExceeded,
     Draining,
+    MissingImage,
     Overloaded,
     UnknownModel,
     UnknownVersion,
@@ -121,10 +124,26 @@ async def test_without_a_threshold_nothing_was_asked_so_nothing_is_listed(servic
         pytest.param([[1, 2]], {}, BadRequest, id="a list"),
         pytest.param(PNG, {"model": "hearts"}, UnknownModel, id="model"),
         pytest.param(PNG, {"version": 9}, UnknownVersion, id="version"),
+        pytest.param(PNG, {"model": 5}, BadRequest, id="model is a number"),
+        pytest.param(PNG, {"model": [1]}, BadRequest, id="model is a list"),
+        pytest.param(PNG, {"version": [1]}, BadRequest, id="version is a list"),
         pytest.param(PNG, {"threshold": 1.5}, BadRequest, id="threshold"),
-        pytest.param(PNG, {"threshold": float("nan")}, BadRequest, id="threshold is no number"),
+        pytest.param(PNG, {"threshold": float("nan")}, BadRequest, id="threshold is not a number"),
+        pytest.param(PNG, {"threshold": "x"}, BadRequest, id="threshold is a text"),
+        pytest.param(PNG, {"threshold": [0.5]}, BadRequest, id="threshold is a list"),
+        pytest.param(PNG, {"threshold": 1j}, BadRequest, id="threshold is complex"),
+        pytest.param(PNG, {"threshold": np.array([0.1, 0.5])}, BadRequest, id="threshold is an array"),
+        pytest.param(PNG, {"threshold": 10**5000}, BadRequest, id="threshold is endless"),
+        pytest.param(b"no picture", {"priority": "high"}, BadRequest, id="priority is a text"),
+        pytest.param(b"no picture", {"priority": None}, BadRequest, id="priority is nothing"),
+        pytest.param(b"no picture", {"priority": math.nan}, BadRequest, id="priority is not a number"),
+        pytest.param(b"no picture", {"priority": -math.inf}, BadRequest, id="priority before all others"),
+        pytest.param("MUELLER\0.png", {}, MissingImage, id="path with a zero"),
+        pytest.param("\ud800MUELLER.png", {}, MissingImage, id="path beyond Unicode"),
         pytest.param(PNG, {"timeout": 0}, BadRequest, id="no time"),
-        pytest.param(PNG, {"timeout": float("nan")}, BadRequest, id="time is no number"),
+        pytest.param(PNG, {"timeout": float("nan")}, BadRequest, id="time is not a number"),
+        pytest.param(PNG, {"timeout": "x"}, BadRequest, id="time is a text"),
+        pytest.param(PNG, {"timeout": np.array([1.0])}, BadRequest, id="time is an array"),
         pytest.param(PNG, {"timeout": 1e-9}, DeadlineExceeded, id="too late"),
     ],
 )
@@ -137,8 +156,18 @@ async def test_what_cannot_be_answered_is_a_typed_error_and_is_counted(
         await service.infer(image, **asked)
 
     assert type(refused.value) is kind
-    meant_none = issubclass(kind, UnknownModel)
+    meant_none = issubclass(kind, UnknownModel) or not isinstance(asked.get("model", ""), str)
+    meant_none |= isinstance(asked.get("version"), list)
     assert (await failures(service)).get(kind.code, 0) == before.get(kind.code, 0) + (not meant_none)
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [1e12, 1e13, sys.maxsize, 1e300, 1e308, 10**400, math.inf],
+    ids=lambda s: f"{s:.2}" if isinstance(s, float) else f"{len(str(s))} digits",
+)
+async def test_any_time_that_is_given_is_time_enough(service: Service, seconds: float) -> None:
+    assert (await service.infer(PNG, timeout=seconds)).label == "Glioma"
 
 
 async def test_calls_at_the_same_time_get_their_own_answers(service: Service) -> None:
@@ -170,14 +199,25 @@ async def test_a_cancelled_call_is_abandoned_and_strands_nobody(service: Service
 
 
 async def test_many_images_keep_their_order_and_one_bad_one_costs_only_itself(service: Service) -> None:
-    images: list[Any] = [PNG, b"no picture", PIXELS, "nowhere.png", PNG]
+    images: list[Any] = [PNG, b"no picture", PIXELS, "nowhere.png", "scan\0x.png", PNG]
 
     answers = await service.infer_many(iter(images), at_once=2, threshold=0.9)
 
     assert [getattr(each, "code", "answered") for each in answers] == [
-        "answered", "unsupported_media", "answered", "missing_image", "answered"
+        "answered", "unsupported_media", "answered", "missing_image", "missing_image", "answered"
     ]  # fmt: skip
     assert [each.labels for each in answers if isinstance(each, Answer)] == [["Glioma"]] * 3
+
+
+@pytest.mark.parametrize("at_once", [0, 2.5, "x"])
+async def test_at_least_one_image_is_asked_for_at_a_time(service: Service, at_once: Any) -> None:
+    with pytest.raises(BadRequest, match="at least one image"):
+        await service.infer_many([PNG], at_once=at_once)
+
+
+async def test_voxels_without_a_place_are_no_volume(service: Service) -> None:
+    with pytest.raises(BadRequest, match="is a Volume"):
+        await service.segment(PIXELS)  # type: ignore[arg-type]
 
 
 async def test_what_the_images_raise_is_raised(service: Service) -> None:

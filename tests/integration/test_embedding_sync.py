@@ -16,7 +16,7 @@ from PIL import Image
 
 from conftest import MODELS, ROOT
 from isocenter import Answer, SyncService
-from isocenter.core.errors import BadManifest, Draining, UnknownModel
+from isocenter.core.errors import BadManifest, BadRequest, Draining, UnknownModel
 from isocenter.imaging.phantoms import brain_slice
 from isocenter.imaging.volume import Volume
 from patience import PATIENCE_S
@@ -92,6 +92,17 @@ def test_ctrl_c_abandons_the_call_and_the_service_goes_on(plain: SyncService) ->
 def test_the_thread_that_answers_is_not_made_to_wait_for_itself(plain: SyncService) -> None:
     with pytest.raises(RuntimeError, match="cannot wait for itself"):
         plain.infer_many(plain.infer(PNG) for _ in range(1))  # type: ignore[misc]
+
+
+def test_what_a_service_is_asking_for_does_not_close_it(plain: SyncService) -> None:
+    def images() -> Iterator[bytes]:
+        plain.close()
+        yield PNG
+
+    with pytest.raises(BadRequest, match="cannot be closed by what it runs"):
+        plain.infer_many(images())
+
+    assert plain.infer(PNG).label == "Glioma"
 
 
 def assert_ended(threads: set[threading.Thread]) -> None:

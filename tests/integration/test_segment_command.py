@@ -1,6 +1,7 @@
 """`isocenter segment`, here and on a server: the same results, bad files told apart, nothing overwritten."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,33 @@ def test_a_tiff_over_the_limit_is_answered_by_its_windows(
     assert "slide.tif: 100 %" in done.stderr
 
 
+def test_a_named_file_that_is_absent_never_stops_the_rest(models: Path, images: Path, tmp_path: Path) -> None:
+    asked = ("--models", models, "--model", "cells", "--out", tmp_path / "out")
+    lost, line = segment(tmp_path / "nope.png", images / "a" / "plate.png", *asked, ends=Exit.NOT_ALL)
+
+    assert (lost["file"], lost["error"]["code"]) == (str(tmp_path / "nope.png"), "unreadable_file")
+    assert line["objects"] == 5
+
+
+def test_a_pattern_does_not_find_the_results_of_the_run_before(
+    models: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "f.png").write_bytes((images / "a" / "plate.png").read_bytes())
+    asked = ("**/*.png", "--overlay", "--models", models, "--model", "cells")
+    runs = [[line["file"] for line in segment(*asked)] for _ in range(3)]
+
+    assert runs == [["f.png"]] * 3
+    assert list(files_below(tmp_path / "segmented")) == ["f.json", "f.overlay.png"]
+
+
+def test_a_format_is_named_in_any_case(models: Path, images: Path, tmp_path: Path) -> None:
+    (line,) = segment(
+        images / "a", "--models", models, "--model", "cells", "--format", "GeoJSON", "--out", tmp_path / "out"
+    )
+    assert line["written"] == [str(tmp_path / "out" / "plate.geojson")]
+
+
 @pytest.fixture(scope="module")
 def server(models: Path) -> Iterator[ServerProcess]:
     with running(models) as server:
@@ -183,3 +211,23 @@ def test_a_server_gives_the_same_results(
                 del about["request_id"], about["latency_ms"], about["timings_ms"], about["batch_size"]
                 result[name] = json.dumps(about).encode()
     assert results[0] == results[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["here", "server"])
+def test_a_file_name_of_any_bytes_is_answered(
+    where: str, models: Path, images: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in (b"a.png", b"sp_\xff.png"):
+        (folder / os.fsdecode(name)).write_bytes((images / "a" / "plate.png").read_bytes())
+    asked: list[object] = ["--models", models]
+    if where == "server":
+        asked = ["--url", f"http://127.0.0.1:{request.getfixturevalue('server').port}"]
+    lines = segment(folder, "--model", "cells", "--format", "coco", "--out", tmp_path / "out", *asked)
+
+    assert [Path(line["file"]).name for line in lines] == ["a.png", "sp_?.png"]
+    assert [Path(line["written"][0]).name for line in lines] == ["a.coco.json", "sp_?.coco.json"]
+    names = [json.loads(document)["images"][0]["file_name"] for document in files_below(tmp_path / "out").values()]
+    assert names == ["a.png", "sp_?.png"]

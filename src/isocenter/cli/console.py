@@ -30,11 +30,40 @@ def table(*columns: str, right: tuple[str, ...] = (), fold: tuple[str, ...] = ()
     return made
 
 
+def one_line(text: str) -> str:
+    r"""What comes from outside, such as a file name, as a terminal may have it: control characters as `repr` has them.
+
+    >>> print(one_line("a\x1b[31m\nb\udcff.png"))
+    a\x1b[31m\nb?.png
+    """
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in _in_letters(text))
+
+
 def write_json(value: object, *, indent: bool = True) -> None:
     """One JSON value on stdout, and nothing else."""
     import orjson
 
     # orjson writes NaN and infinity as null, which is JSON; the standard library's `NaN` is not.
     option = orjson.OPT_APPEND_NEWLINE | (orjson.OPT_INDENT_2 if indent else 0)
-    sys.stdout.write(orjson.dumps(value, option=option).decode())
+    try:
+        written = orjson.dumps(value, option=option)
+    except orjson.JSONEncodeError:  # a path may hold bytes that are no letters, and JSON is letters
+        written = orjson.dumps(_all_in_letters(value), option=option)
+    sys.stdout.write(written.decode())
     sys.stdout.flush()
+
+
+def _all_in_letters(value: object) -> object:
+    match value:
+        case str():
+            return _in_letters(value)
+        case dict():
+            return {_all_in_letters(key): _all_in_letters(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_all_in_letters(each) for each in value]
+        case _:
+            return value
+
+
+def _in_letters(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()

@@ -54,6 +54,9 @@ class Steps:
 
     def of(self, name: str) -> "Callable[[int, int], None]":
         """Call what is given with how many steps are done, and how many there are."""
+        from isocenter.cli.console import one_line
+
+        name = one_line(name)
         if self._bar is None:
             return _lines(name)
         bar, task = self._bar, self._bar.add_task(name, total=None)
@@ -84,5 +87,5 @@ def _bar() -> "Progress":
 
     from isocenter.cli.console import err
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=err(), transient=True)

@@ -82,17 +82,16 @@ def segment(
             "--channel": channel is not None, "--page": page is not None, "--url": url is not None,
             "--format": bool(formats) and not {*formats} <= {*_OF_SCANS},
         }  # fmt: skip
-        if meant := [option for option, given in of_images.items() if given]:
-            raise Hopeless(f"{', '.join(meant)}: for images, and these are scans", hint="isocenter segment --help")
+        if options := [option for option, given in of_images.items() if given]:
+            raise Hopeless(f"{', '.join(options)}: for images, and these are scans", hint="isocenter segment --help")
         _scans(files, formats or ["nifti"], out, models, model, version, at_once or 1, as_json=as_json)
         return
     if len(formats) > 1 or {*formats} - {*OF_IMAGES}:
         raise Hopeless(f"--format {form}: for scans, and these are images", hint=f"one of {', '.join(OF_IMAGES)}")
     at_once = at_once or _IMAGES_AT_ONCE
-    from isocenter.cli.inputs import find_files
-    from isocenter.cli.segment_files import outside, places
+    from isocenter.cli.segment_places import meant, outside, places
 
-    found = outside(find_files(files), files, out)
+    found = outside(meant(files), files, out)
     where = places(found, files, out)
     _make(out)
     of_each = _of_cells(formats[0] if formats else "json")
@@ -124,12 +123,12 @@ def segment(
 
 
 def _formats(form: str | None) -> list[str]:
-    """The formats that are named, each once.
+    """The formats that are named, in any case, each once.
 
     Raises:
         typer.BadParameter: there is no such.
     """
-    named = [*dict.fromkeys(word.strip() for word in (form or "").split(",") if word.strip())]
+    named = [*dict.fromkeys(word.strip().lower() for word in (form or "").split(",") if word.strip())]
     for word in named:
         if word not in (*OF_IMAGES, *_OF_SCANS):
             known = ", ".join((*OF_IMAGES, *_OF_SCANS))
@@ -159,8 +158,9 @@ def _means_scans(
             return False
         return manifest.task == "segmentation" and manifest.input.kind == "volume3d"
     from isocenter.cli.cohort_find import means_scans
+    from isocenter.cli.segment_places import absent
 
-    return means_scans(files)
+    return means_scans(file for file in files if not absent(file))
 
 
 def _scans(

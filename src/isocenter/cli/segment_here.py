@@ -11,6 +11,7 @@ from isocenter.app import Composition, open_service
 from isocenter.cli.ask_here import read_image
 from isocenter.cli.outcome import Outcome, Tell, failed, refused
 from isocenter.cli.segment_files import large_place, told, told_large, write
+from isocenter.cli.segment_places import Place
 from isocenter.core.clock import SystemClock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import IsocenterError, TooManyBytes, TooManyPixels
@@ -34,7 +35,7 @@ def segment_here(
     settings: Settings,
     asked: "CellsAsked",
     formats: "Iterable[CellFormat]",
-    places: Sequence[Path],
+    places: Sequence[Place],
     *,
     at_once: int,
     tell: Tell,
@@ -55,7 +56,7 @@ async def _segment_all(
     settings: Settings,
     asked: "CellsAsked",
     formats: "Sequence[CellFormat]",
-    places: Sequence[Path],
+    places: Sequence[Place],
     at_once: int,
     tell: Tell,
     steps_of: StepsOf,
@@ -66,7 +67,7 @@ async def _segment_all(
         one = _OneByOne(service, asked, formats, settings.limits.max_bytes, steps_of)
         left = iter(enumerate(zip(files, places, strict=True)))
 
-        async def work(left: "Iterator[tuple[int, tuple[Path, Path]]]") -> None:
+        async def work(left: "Iterator[tuple[int, tuple[Path, Place]]]") -> None:
             for index, (file, place) in left:
                 tell(index, await one(file, place))
 
@@ -96,7 +97,7 @@ class _OneByOne:
         # One large image at a time: two of them would need the memory twice.
         self._turn = asyncio.Lock()
 
-    async def __call__(self, file: Path, place: Path) -> Outcome:
+    async def __call__(self, file: Path, place: Place) -> Outcome:
         try:
             try:
                 return await self._whole(file, place)
@@ -111,7 +112,7 @@ class _OneByOne:
         except Exception as error:  # one file must not cost the others their answers
             return failed(file, "internal", f"unexpected {type(error).__name__}; this is a bug")
 
-    async def _whole(self, file: Path, place: Path) -> Outcome:
+    async def _whole(self, file: Path, place: Place) -> Outcome:
         request_id = uuid.uuid4().hex
         image = await asyncio.to_thread(read_image, file, self._max_bytes)
         started_s = _CLOCK.now_s()
@@ -126,7 +127,7 @@ class _OneByOne:
             return _unwritten(file, error)
         return Outcome(file, answer=told(found, written, latency_ms=total_s * 1e3))
 
-    async def _by_windows(self, file: Path, place: Path) -> Outcome:
+    async def _by_windows(self, file: Path, place: Place) -> Outcome:
         async with self._turn:
             started_s = _CLOCK.now_s()
             try:

@@ -8,21 +8,22 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from isocenter.cli.console import table
+from isocenter.cli.console import one_line, table
 from isocenter.cli.outcome import Outcome
+from isocenter.cli.segment_places import tails
 from isocenter.measure.percentiles import Percentiles
 
 
 def as_table(outcomes: Sequence[Outcome]) -> Table:
-    """One row a file; refusals with code and message."""
+    """One row a file, with as much of its path as tells it from the others; refusals with code and message."""
     right = ("objects", "median area", "image", "latency")
     rows = table("file", *right, "notes", right=right, fold=("notes",))
-    for outcome in outcomes:
-        name = Text(outcome.short_name)
+    for outcome, file in zip(outcomes, tails([outcome.file for outcome in outcomes]), strict=True):
+        name = Text(one_line(str(file)))
         if outcome.answer is None:
             problem = outcome.error or {}
             code = Text(f"refused: {problem['code']}", style="red")
-            rows.add_row(name, code, "", "", "", Text(str(problem["message"])))
+            rows.add_row(name, code, "", "", "", Text(one_line(str(problem["message"]))))
             continue
         answer = outcome.answer
         size = answer["image_size"]
@@ -61,5 +62,5 @@ def summary(outcomes: Sequence[Outcome], *, wall_s: float, at_once: int, loaded:
         parts.append(f"latency p50 {latency.p50:.0f} ms, p95 {latency.p95:.0f} ms (n={latency.count}{together})")
     parts.append(f"{wall_s:.1f} s in all" + (", loading the model included" if loaded else ""))
     if answers:
-        parts.append(f"results in {out}")
+        parts.append(f"results in {one_line(str(out))}")
     return " · ".join(parts)

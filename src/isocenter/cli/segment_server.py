@@ -9,6 +9,7 @@ import numpy as np
 from isocenter.cli.ask_server import Server, ask_server, asked
 from isocenter.cli.outcome import Outcome, Tell, failed, refused
 from isocenter.cli.segment_files import told, write
+from isocenter.cli.segment_places import Place
 from isocenter.core.errors import IsocenterError
 from isocenter.imaging.codecs.microscopy import PixelsAsked, read_image
 from isocenter.imaging.image import Note
@@ -29,7 +30,7 @@ def segment_server(
     server: Server,
     asked_for: "CellsAsked",
     formats: "Iterable[CellFormat]",
-    places: Sequence[Path],
+    places: Sequence[Place],
     *,
     at_once: int,
     tell: Tell,
@@ -74,7 +75,7 @@ def _written(
     image: bytes,
     pixels: PixelsAsked,
     formats: "Sequence[CellFormat]",
-    place: Path,
+    place: Place,
 ) -> Outcome:
     try:
         # The server has read it within its own limits; what it drew on is not sent back.

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -9,9 +10,10 @@ from dataclasses import dataclass, field
 from ssl import SSLContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from isocenter.client.answers import FORMATS, Cells, Format, Health, Model, Prediction, Reply, read_object
+from isocenter.client.asked import check, given, model_path, wrong_timeout
 from isocenter.client.errors import NoConnection, NotAnAnswer, error_from, named_s
 from isocenter.client.image import Image, to_bytes
 from isocenter.client.patience import NOT_NOW, Patience, again_at_s
@@ -62,7 +64,7 @@ class AsyncClient:
         max_connections: Calls beyond them wait, inside their deadline.
         verify: False or a context of your own, for a server whose certificate the system does not know.
         transport: What carries requests; for tests.
-        clock: For tests, and so is `chance`.
+        clock: For tests, and so are `chance` and `wall_s`.
 
     Raises:
         MissingExtra: httpx is not installed.
@@ -81,6 +83,7 @@ class AsyncClient:
         transport: "httpx.AsyncBaseTransport | None" = None,
         clock: Clock | None = None,
         chance: Callable[[], float] = random.random,
+        wall_s: Callable[[], float] = time.time,
     ) -> None:
         httpx = _httpx()
         parts = urlsplit(url)
@@ -93,8 +96,10 @@ class AsyncClient:
         if max_connections < 1:
             raise ValueError(f"max_connections is {max_connections}; at least one is needed")
         self.url = url
+        if wrong := wrong_timeout(timeout_s):
+            raise ValueError(wrong)
         self._clock = clock or SystemClock()
-        _deadline(timeout_s, self._clock.now_s())
+        self._wall_s = wall_s
         self._timeout_s = timeout_s
         self._patience = patience or Patience()
         self._chance = chance
@@ -138,16 +143,17 @@ class AsyncClient:
             model: May be left out if one model is served.
             version: The highest if left out.
             timeout_s: For this call; the client's own if left out.
-            request_id: Goes into the server's log and into the answer; made here if left out.
+            request_id: Goes into the server's log and into the answer; made here if left out. 1 to 128 letters of
+                ASCII, digits and `. _ : -`.
 
         Raises:
-            BadInput: the image or the name of the model cannot be answered.
+            BadInput: the image or the name of the model cannot be answered, or what is said beside them is not allowed.
             Refused: not now, and not again before the deadline; `retry_after_s` says when.
             DeadlineExceeded: too late.
             ModelFault: the model failed.
             ServerRefused: any other refusal; NoConnection and NotAnAnswer are such.
         """
-        query = _given(model=model, version=version)
+        query = given(model=model, version=version)
         reply = await self._send_image("/predict", query, image, timeout_s, request_id)
         return Prediction.read(reply)
 
@@ -171,7 +177,7 @@ class AsyncClient:
             format: `json`, `geojson` (QuPath opens it), `coco` (polygons) or `coco-rle`, `labels` (a picture of the
                 objects' numbers) or `overlay` (a PNG for the eye).
             threshold: The probability from which a pixel is in an object.
-            detect_holes: False: what an object encloses is part of it, but for other objects.
+            detect_holes: False: a gap within one object is part of it.
             channel: Which channel of the file is meant, by its name or, where none is called so, its number from 0.
             page: Which page of it, from 0.
 
@@ -180,7 +186,7 @@ class AsyncClient:
         """
         if format not in FORMATS:
             raise BadRequest(f"format {format!r} is none of {', '.join(FORMATS)}")
-        query = _given(
+        query = given(
             format=format,
             model=model,
             version=version,
@@ -202,7 +208,7 @@ class AsyncClient:
         Raises:
             UnknownModel, UnknownVersion: it is not there.
         """
-        return read_object(await self._send(_Call("GET", _path(name, version)), timeout_s))
+        return read_object(await self._send(_Call("GET", model_path(name, version)), timeout_s))
 
     async def stats(self, model: str, version: int | None = None, *, timeout_s: float | None = None) -> dict[str, Any]:
         """How one version did in the last minute, as `GET /v1/models/{name}/stats` says it.
@@ -210,13 +216,13 @@ class AsyncClient:
         Raises:
             UnknownModel, UnknownVersion: it is not there.
         """
-        return read_object(await self._send(_Call("GET", f"{_path(model, version)}/stats"), timeout_s))
+        return read_object(await self._send(_Call("GET", f"{model_path(model, version)}/stats"), timeout_s))
 
     async def health(self, *, timeout_s: float | None = None) -> Health:
         """How the server is. A server that cannot answer says so here without an error; it is asked once."""
         reply = await self._send(_Call("GET", "/health"), timeout_s, take=frozenset({200, 503}))
         if reply.status == 503:
-            refusal = error_from(reply.status, reply.headers, reply.content)
+            refusal = error_from(reply.status, reply.headers, reply.content, wall_s=self._wall_s)
             if not isinstance(refusal, NotAnAnswer):
                 raise refusal
         return Health.read(reply)
@@ -226,6 +232,7 @@ class AsyncClient:
     ) -> Reply:
         # The deadline begins with the call: reading and writing the image is part of it.
         started_s = self._clock.now_s()
+        check(timeout_s, request_id)  # before anything is read
         body = await to_bytes(image)
         call = _Call("POST", path, query, body, **({} if request_id is None else {"request_id": request_id}))
         return await self._send(call, timeout_s, started_s=started_s)
@@ -239,6 +246,7 @@ class AsyncClient:
         take: frozenset[int] = frozenset({200}),
     ) -> Reply:
         """The first answer with a status that is taken; anything else is raised."""
+        check(timeout_s, call.request_id)
         began_s = self._clock.now_s() if started_s is None else started_s
         deadline = _deadline(self._timeout_s if timeout_s is None else timeout_s, began_s)
         attempt = 0
@@ -248,12 +256,12 @@ class AsyncClient:
                 attempt += 1
                 if reply.status in take:
                     return reply
-                error = error_from(reply.status, reply.headers, reply.content)
+                error = error_from(reply.status, reply.headers, reply.content, wall_s=self._wall_s)
                 again_s = None
                 if reply.status in NOT_NOW:
                     again_s = again_at_s(
                         # The header binds, also where it is a rounded figure of the details.
-                        max(error.retry_after_s or 0.0, named_s(reply.headers) or 0.0),
+                        max(error.retry_after_s or 0.0, named_s(reply.headers, wall_s=self._wall_s) or 0.0),
                         attempt=attempt,
                         now_s=self._clock.now_s(),
                         deadline=deadline,
@@ -324,15 +332,6 @@ def _httpx() -> Any:
 
 def _deadline(timeout_s: float | None, now_s: float) -> Deadline:
     return Deadline.never() if timeout_s is None else Deadline.after(timeout_s, now_s=now_s)
-
-
-def _given(**values: object) -> dict[str, str]:
-    return {name: str(value) for name, value in values.items() if value is not None}
-
-
-def _path(model: str, version: int | None) -> str:
-    path = f"/v1/models/{quote(model, safe='')}"
-    return path if version is None else f"{path}/versions/{version}"
 
 
 def _reason(error: Exception) -> str:

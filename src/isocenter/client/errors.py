@@ -1,8 +1,9 @@
 """What a server says when it does not answer, as the errors that the service raises inside a program."""
 
 import json
-from collections.abc import Iterator, Mapping
-from datetime import datetime
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import isfinite
 from typing import Any, Final
@@ -51,8 +52,12 @@ def _rebuild(
     return kind(message, code=code, details=details, retry_after_s=retry_after_s)
 
 
-def error_from(status: int, headers: Mapping[str, str], content: bytes) -> IsocenterError:
+def error_from(
+    status: int, headers: Mapping[str, str], content: bytes, *, wall_s: Callable[[], float] = time.time
+) -> IsocenterError:
     """The error that an answer other than 2xx stands for; its class is the one that has the code.
+
+    `wall_s` is for a date to come back at, as in `named_s`.
 
     >>> body = b'{"error": {"code": "unknown_model", "message": "no model is called x", "details": {}}}'
     >>> error_from(404, {}, body)
@@ -66,10 +71,10 @@ def error_from(status: int, headers: Mapping[str, str], content: bytes) -> Isoce
             f"status {status}, not an answer of Isocenter",
             code=f"http_{status}",
             details={"status": status},
-            retry_after_s=retry_after_s(headers, None),
+            retry_after_s=retry_after_s(headers, None, wall_s=wall_s),
         )
     code, message, details = problem
-    hint_s = retry_after_s(headers, details.get("retry_after_s"))
+    hint_s = retry_after_s(headers, details.get("retry_after_s"), wall_s=wall_s)
     details.pop("retry_after_s", None)
     kind = CLASSES.get(code)
     if kind is not None:
@@ -77,7 +82,9 @@ def error_from(status: int, headers: Mapping[str, str], content: bytes) -> Isoce
     return ServerRefused(message, code=code, details=details, retry_after_s=hint_s)
 
 
-def retry_after_s(headers: Mapping[str, str], exact: object) -> float | None:
+def retry_after_s(
+    headers: Mapping[str, str], exact: object, *, wall_s: Callable[[], float] = time.time
+) -> float | None:
     """When the server says that it helps to come back; None if it does not say.
 
     The details of a problem hold the exact figure, which the header rounds up to whole seconds.
@@ -86,12 +93,14 @@ def retry_after_s(headers: Mapping[str, str], exact: object) -> float | None:
     (0.05, 7.0)
     """
     if not isinstance(exact, int | float) or isinstance(exact, bool) or not isfinite(exact) or exact < 0:
-        return named_s(headers)
+        return named_s(headers, wall_s=wall_s)
     return float(exact)
 
 
-def named_s(headers: Mapping[str, str]) -> float | None:
+def named_s(headers: Mapping[str, str], *, wall_s: Callable[[], float] = time.time) -> float | None:
     """`Retry-After` in seconds, given as such or as a date (RFC 9110, 10.2.3); None if it is not there.
+
+    `wall_s` gives the seconds since 1970; it is asked only for a date of a server that does not say its own.
 
     >>> named_s({"retry-after": "Fri, 21 Nov 2025 07:00:03 GMT", "date": "Fri, 21 Nov 2025 07:00:00 GMT"})
     3.0
@@ -99,9 +108,13 @@ def named_s(headers: Mapping[str, str]) -> float | None:
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdecimal() and len(value) <= 9:
         return float(value)
-    # Counted from the server's own date: the clocks of two machines need not agree.
-    until, now = _instant(value), _instant(headers.get("date", ""))
-    return None if until is None or now is None else max(0.0, (until - now).total_seconds())
+    until = _instant(value)
+    if until is None:
+        return None
+    # Counted from the server's own date, as the clocks of two machines need not agree. An answer without one is as
+    # good as dated when it came (RFC 9110, 6.6.1).
+    now = _instant(headers.get("date", "")) or datetime.fromtimestamp(wall_s(), UTC)
+    return max(0.0, (until - now).total_seconds())
 
 
 def _instant(date: str) -> datetime | None:

@@ -67,6 +67,8 @@ def _read(file: Path) -> bytes:
         data = file.read_bytes()
     except OSError as error:
         raise MissingImage(f"the file cannot be read: {error.strerror or type(error).__name__}") from error
+    except ValueError as error:  # a path with a zero byte, or with letters that the file system cannot write
+        raise MissingImage("the file cannot be read: its path is none") from error
     if not data:
         raise MissingImage("the file has no bytes")
     return data

@@ -13,14 +13,17 @@ class Deadline:
 
     @classmethod
     def after(cls, timeout_s: float, *, now_s: float) -> Self:
-        """The instant `timeout_s` from now.
+        """The instant `timeout_s` from now; never, if the clock cannot hold it.
 
         Raises:
             ValueError: the timeout is not a positive number.
         """
         if not timeout_s > 0:
             raise ValueError(f"a timeout is a positive number of seconds, not {timeout_s}")
-        return cls(now_s + timeout_s)
+        try:
+            return cls(now_s + timeout_s)
+        except OverflowError:  # an integer beyond every float
+            return cls.never()
 
     @classmethod
     def never(cls) -> Self:

@@ -3,12 +3,13 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import os
 import threading
 from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
-from isocenter.core.errors import Draining
+from isocenter.core.errors import BadRequest, Draining
 
 T = TypeVar("T")
 
@@ -25,6 +26,8 @@ class LoopThread:
         self._main: asyncio.Task[None] | None = None
         self._entered: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._opened_by: int | None = None
+        """The process: one that is forked from it has a copy of everything here but the thread."""
         # A daemon: a program that ends without closing must not hang.
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
@@ -32,6 +35,7 @@ class LoopThread:
         """Enter the context; what it raises is raised here, and nothing is left running."""
         if self._loop is not None:
             raise RuntimeError("this was opened before; make another one")
+        self._opened_by = os.getpid()
         self._loop = asyncio.new_event_loop()
         try:
             self._thread.start()
@@ -42,7 +46,17 @@ class LoopThread:
         self._taking = True
 
     def close(self) -> None:
-        """Leave the context and end the thread. Calls that come later get `Draining`. Twice is once."""
+        """Leave the context and end the thread. Calls that come later get `Draining`. Twice is once.
+
+        In a process that was forked from the one that opened it, there is nothing to end, and nothing is done.
+
+        Raises:
+            BadRequest: it is asked of the thread itself, by work that it runs; nothing is closed.
+        """
+        if self._is_elsewhere():
+            return
+        if threading.current_thread() is self._thread:
+            raise BadRequest(f"{self._what} cannot be closed by what it runs: the thread would wait for its own end")
         with self._lock:
             # From here on nothing is handed to the loop, so nobody waits for one that has ended.
             self._taking = False
@@ -58,7 +72,11 @@ class LoopThread:
 
         Raises:
             Draining: it is not open, or was closed before this was done.
+            BadRequest: another process opened it, and this one was forked from that.
         """
+        if self._is_elsewhere():  # before the lock, which may have been held when the process was forked
+            work.close()
+            raise BadRequest(f"{self._what} was opened before this process was forked; open one in this process")
         # Made before anything is handed over, so that Ctrl-C finds it at whatever moment it comes.
         answer: concurrent.futures.Future[T] = concurrent.futures.Future()
         try:
@@ -72,6 +90,10 @@ class LoopThread:
         except BaseException:
             answer.cancel()
             raise
+
+    def _is_elsewhere(self) -> bool:
+        """Whether another process opened it: its thread does not run in this one."""
+        return self._opened_by not in (None, os.getpid())
 
     def _check(self, work: Coroutine[Any, Any, T]) -> None:
         if self._taking and threading.current_thread() is not self._thread:

@@ -63,9 +63,10 @@ class Backlog:
         width_s = self._width_s
         far = deadline_s >= now_s + width_s * (BUCKETS - 1)
         cell = priority_class(priority) * (BUCKETS + 1) + (BUCKETS if far else int(deadline_s // width_s) % BUCKETS)
+        # Before anything is counted: what raises here must leave no item behind that nobody removes.
+        latest_us = int(min(_NEVER_US, deadline_s * 1e6))
         cells = self._cells
         cells[cell] += 1
-        latest_us = _NEVER_US if deadline_s == math.inf else int(deadline_s * 1e6)
         if self.total == 0 or latest_us > cells[_LATEST]:
             cells[_LATEST] = latest_us
         self.total += 1

@@ -19,6 +19,7 @@ from isocenter.core.errors import (
 from isocenter.core.tensor import Array
 from isocenter.imaging.codecs import raster, tiff
 from isocenter.imaging.codecs.microscopy import PixelsAsked, number_of, placed, planes_of
+from isocenter.imaging.codecs.pixels import refuse_far
 from isocenter.imaging.codecs.sniff import sniff
 from isocenter.imaging.codecs.tiff import TiffHeader
 from isocenter.imaging.codecs.tiff_blocks import channels_of
@@ -201,3 +202,4 @@ def _refuse_non_finite(voxels: Array, rows: Stretch) -> None:
             f"{count} samples in rows {rows.start} to {rows.stop - 1} are NaN or infinite",
             details={"count": count, "first_row": rows.start, "last_row": rows.stop - 1},
         )
+    refuse_far(voxels)

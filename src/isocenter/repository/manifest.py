@@ -309,7 +309,9 @@ def read_manifest(file: Path) -> Manifest:
     """
     try:
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:  # its own words hold the whole path, which is nothing to those who ask for a reload
+        raise BadManifest(f"cannot read {_shown(file)}: {error.strerror or type(error).__name__}") from error
+    except UnicodeDecodeError as error:
         raise BadManifest(f"cannot read {_shown(file)}: {error}") from error
     try:
         data = yaml.safe_load(text)

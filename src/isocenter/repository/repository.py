@@ -1,5 +1,6 @@
 """The models that are served, and which of them a request means."""
 
+import numbers
 from collections.abc import Iterable, Iterator
 
 from isocenter.core.errors import BadRequest, UnknownModel, UnknownVersion
@@ -59,21 +60,21 @@ class Repository:
         """The version that answers. Where none is named and there is no default, the only model of the task is meant.
 
         Raises:
-            BadRequest: no model is named and several are here: which one is meant is never guessed.
+            BadRequest: no model is named and several are here: which one is meant is never guessed. Or what is named
+                is no name, or no number.
             UnknownModel, UnknownVersion: what is named is not here.
         """
         if name is None:
             name = self._default_model or self._only_model(task)
+        _refuse_misnamed(name, version)
         versions = self.versions(name)
         if version is None:
             return versions[-1]
         for model in versions:
             if model.version == version:
                 return model
-        numbers = [model.version for model in versions]
-        raise UnknownVersion(
-            f"model {name} has no version {version}; there are {numbers}", details={"versions": numbers}
-        )
+        there = [model.version for model in versions]
+        raise UnknownVersion(f"model {name} has no version {version}; there are {there}", details={"versions": there})
 
     @property
     def ready(self) -> bool:
@@ -89,3 +90,10 @@ class Repository:
             return fitting.pop()
         names = sorted(self._models)
         raise BadRequest(f"several models are served: name one with ?model=, of {names}", details={"models": names})
+
+
+def _refuse_misnamed(name: object, version: object) -> None:
+    if not isinstance(name, str):
+        raise BadRequest(f"model is {type(name).__name__}; it must be a name, as text")
+    if version is not None and not isinstance(version, numbers.Real):
+        raise BadRequest(f"version is {type(version).__name__}; it must be a whole number")

@@ -6,6 +6,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 import orjson
 
+from isocenter.core.errors import BadValue
 from isocenter.core.tensor import Array
 from isocenter.imaging.codecs import coco, geojson, label_image, overlay
 from isocenter.imaging.image import Note
@@ -41,7 +42,7 @@ class CellAnswer:
     threshold: float
     """Probability from which a pixel belongs to an object."""
     detect_holes: bool
-    """False: what an object encloses is part of it."""
+    """False: a gap within one object is part of it."""
     batch_size: int
     """Items in the largest batch that a part of the image was run in."""
     warnings: tuple[Note, ...]
@@ -98,22 +99,38 @@ class CellAnswer:
         return found
 
     def render(
-        self, form: CellFormat, *, request_id: str | None = None, total_s: float | None = None, tiff: bool = False
+        self,
+        form: CellFormat,
+        *,
+        request_id: str | None = None,
+        total_s: float | None = None,
+        tiff: bool = False,
+        file_name: str = "",
     ) -> Rendered:
         """Write it. `tiff` is for `labels`: a TIFF also where a 16-bit PNG holds all of them.
 
+        `file_name` is for `coco`, whose documents name their image.
+
         >>> FORMATS
         ('json', 'geojson', 'coco', 'coco-rle', 'labels', 'overlay')
+
+        Raises:
+            BadValue: there is no such format.
         """
+        if form not in FORMATS:
+            raise BadValue(
+                f"format {str(form)[:64]!r} is not written; there are {', '.join(FORMATS)}",
+                details={"format": str(form)[:64], "formats": list(FORMATS)},
+            )
         match form:
             case "json":
                 return Rendered("application/json", self._json(request_id, total_s))
             case "geojson":
                 return Rendered(geojson.MEDIA_TYPE, self._geojson())
             case "coco":
-                return Rendered(coco.MEDIA_TYPE, self._coco("polygon"))
+                return Rendered(coco.MEDIA_TYPE, self._coco("polygon", file_name))
             case "coco-rle":
-                return Rendered(coco.MEDIA_TYPE, self._coco("rle"))
+                return Rendered(coco.MEDIA_TYPE, self._coco("rle", file_name))
             case "labels" if tiff or self.count > np.iinfo(np.uint16).max:
                 labels = label_image.tiff(self.labels.labels, pixel_size_um=self.pixel_size_um)
                 return Rendered(label_image.TIFF_MEDIA_TYPE, labels)
@@ -161,9 +178,15 @@ class CellAnswer:
             self.polygons, self.quantities, self.labels.confidences, name=self.name, channels=self.volume.channels
         )
 
-    def _coco(self, form: coco.Form) -> bytes:
-        confidences = self.labels.confidences
-        return coco.document(self.labels.labels, self.polygons, confidences=confidences, name=self.name, form=form)
+    def _coco(self, form: coco.Form, file_name: str) -> bytes:
+        return coco.document(
+            self.labels.labels,
+            self.polygons,
+            confidences=self.labels.confidences,
+            name=self.name,
+            file_name=file_name,
+            form=form,
+        )
 
 
 def rings_of(polygons: list[Polygon], confidences: list[float]) -> list[dict[str, Any]]:

@@ -7,12 +7,15 @@ Images that were sent together are one group: they fill batches, and take turns 
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Final, TypeVar
 
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import (
+    BadRequest,
     BadValue,
+    InputNotAccepted,
     IsocenterError,
     MissingImage,
     Overloaded,
@@ -57,7 +60,7 @@ class CellsAsked:
     threshold: float | None = None
     """Probability from which a pixel belongs to an object, 0.1 to 0.9; left out, the model's own."""
     detect_holes: bool = True
-    """False: what an object encloses is part of it, but for other objects."""
+    """False: a gap within one object is part of it; one in which another object lies stays."""
     pixels: PixelsAsked = field(default_factory=PixelsAsked)
     """Which page and channel of a file that holds several."""
 
@@ -66,7 +69,12 @@ class CellsAsked:
 
         Raises:
             BadValue: the threshold is out of range.
+            BadRequest: it is no number.
         """
+        given: object = self.threshold
+        if given is not None and not isinstance(given, Real):
+            kind = type(given).__name__
+            raise BadRequest(f"threshold is {kind}; it must be a number from {MIN_THRESHOLD} to {MAX_THRESHOLD}")
         found = self.threshold
         if found is not None and not MIN_THRESHOLD <= found <= MAX_THRESHOLD:
             raise BadValue(
@@ -205,16 +213,26 @@ class SegmentImage:
     ) -> tuple[float, Volume, Volume]:
         """When it began; the image, and the image with the channels that the model takes."""
         started_s = self._clock.now_s()
-        if isinstance(image, Volume):
-            source = chosen(image, asked.channel)
-        elif not isinstance(image, bytes):
-            source = volume_of(from_array(image, limits=self._limits))
+        if not isinstance(image, bytes):
+            source = self._taken(image, asked)
         elif image:
             source = read_image(image, limits=self._limits, asked=asked)
         else:
             raise MissingImage("the image is empty: 0 bytes", details={"bytes": 0})
         _refuse_too_large(source, served.manifest)
         return started_s, source, as_channels(source, served.manifest.input.channels)
+
+    def _taken(self, image: Array | Volume, asked: PixelsAsked) -> Volume:
+        """What is asked of pixels that a caller already holds: as of a file with one page."""
+        if asked.page not in (None, 0):
+            raise InputNotAccepted(
+                f"page {asked.page} is asked for, there is 1", details={"page": asked.page, "pages": 1}
+            )
+        if isinstance(image, Volume):
+            return chosen(image, asked.channel)
+        source = chosen(volume_of(from_array(image, limits=self._limits)), asked.channel)
+        source.refuse_unusable(each=False)
+        return source
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,14 @@
 """What a Python program asks of a service beside the image, and what it gets."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, TypedDict
 
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import BadRequest
+from isocenter.imaging.volume import Volume
 from isocenter.repository.load import ServedModel
 from isocenter.serving.predict import Prediction
 from isocenter.serving.scan_answer import ScanFormat
@@ -109,10 +112,9 @@ def deadline_of(timeout_s: float | None, now_s: float) -> Deadline | None:
     """
     if timeout_s is None:
         return None
-    try:
-        return Deadline.after(timeout_s, now_s=now_s)
-    except (TypeError, ValueError) as error:
-        raise BadRequest(f"timeout is {timeout_s!r}; it must be a positive number of seconds") from error
+    if not (_is_number(timeout_s) and timeout_s > 0):
+        raise BadRequest(f"timeout is {_shown(timeout_s)}; it must be a positive number of seconds")
+    return Deadline.after(timeout_s, now_s=now_s)
 
 
 def check_threshold(threshold: float | None) -> None:
@@ -121,8 +123,51 @@ def check_threshold(threshold: float | None) -> None:
     Raises:
         BadRequest: it is not.
     """
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise BadRequest(f"threshold is {threshold}; it must be a probability, from 0 to 1")
+    if threshold is not None and not (_is_number(threshold) and 0 <= threshold <= 1):
+        raise BadRequest(f"threshold is {_shown(threshold)}; it must be a probability, from 0 to 1")
+
+
+def check_priority(priority: int) -> None:
+    """See that there is an order between a priority and all others.
+
+    Raises:
+        BadRequest: it is no finite number.
+    """
+    if not (_is_number(priority) and -math.inf < priority < math.inf):
+        raise BadRequest(f"priority is {_shown(priority)}; it must be a finite number")
+
+
+def check_at_once(at_once: int) -> None:
+    """See that at least one image is asked for at a time.
+
+    Raises:
+        BadRequest: it is no such number.
+    """
+    if not (isinstance(at_once, int) and at_once >= 1):
+        raise BadRequest(f"at_once is {_shown(at_once)}; at least one image is asked for at a time")
+
+
+def check_volume(volume: object) -> None:
+    """See that a volume is one: an array does not say where its voxels lie.
+
+    Raises:
+        BadRequest: it is something else.
+    """
+    if not isinstance(volume, Volume):
+        raise BadRequest(f"what is segmented is a Volume, as of Volume.of(voxels), not {type(volume).__name__}")
+
+
+def _is_number(given: object) -> bool:
+    """Whether it may be compared with numbers; an array gives more than one answer, or none."""
+    return isinstance(given, Real)
+
+
+def _shown(given: object) -> str:
+    """What was given where a number was meant; of other than numbers and texts, only what they are."""
+    try:
+        return repr(given)[:64] if isinstance(given, Real | str) else f"of type {type(given).__name__}"
+    except ValueError:
+        return "an integer of thousands of digits"
 
 
 def at_least(found: Prediction, threshold: float) -> list[str]:

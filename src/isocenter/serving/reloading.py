@@ -4,19 +4,28 @@ import asyncio
 import logging
 from typing import Any
 
-from isocenter.core.errors import Draining
+from isocenter.core.errors import Draining, ReloadRefused
 from isocenter.repository.reload import Reloader
 
 
 class LocalReload:
     """Reloads what runs in this process."""
 
-    def __init__(self, reloader: Reloader) -> None:
+    def __init__(self, reloader: Reloader, logger: logging.Logger) -> None:
         self._reloader = reloader
+        self._logger = logger
 
     async def reload(self, name: str) -> dict[str, Any]:
-        """Take over what has changed in one model's folder; the report as JSON."""
-        return (await self._reloader.reload(name)).as_json()
+        """Take over what has changed in one model's folder; the report as JSON. What is refused is written down, too.
+
+        Raises:
+            UnknownModel, ReloadRefused, Draining: see `Reloader.reload`.
+        """
+        try:
+            return (await self._reloader.reload(name)).as_json()
+        except ReloadRefused as error:
+            _write_down(error.details["report"], self._logger)
+            raise
 
 
 class Reloading:
@@ -43,7 +52,11 @@ class Reloading:
             self._logger.exception("unexpected")
             return
         for report in reports:
-            for change in report.versions:
-                if change.code:
-                    extra = {"model": report.model, "version": change.version, "code": change.code}
-                    self._logger.error("reload_refused", extra=extra)
+            _write_down(report.as_json(), self._logger)
+
+
+def _write_down(report: Any, logger: logging.Logger) -> None:
+    """A line for each version that was refused, of a report as JSON."""
+    for change in report["versions"]:
+        if code := change.get("code"):
+            logger.error("reload_refused", extra={"model": report["model"], "version": change["version"], "code": code})

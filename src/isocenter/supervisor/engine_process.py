@@ -150,7 +150,7 @@ class EngineProcess:
                 name, version = argument
                 return (await self._room.stats.stats(name, version)).as_json(), b""
             case "reload":
-                return await LocalReload(self._room.reloader).reload(argument), b""
+                return await LocalReload(self._room.reloader, self._logger).reload(argument), b""
             case _:
                 raise ValueError(f"a front end asked for {what}")
 

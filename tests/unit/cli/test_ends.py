@@ -129,6 +129,11 @@ def test_json_is_json_whatever_was_measured(capsys: pytest.CaptureFixture[str]) 
     assert json.loads(capsys.readouterr().out) == {"worst": None, "mean": None}
 
 
+def test_json_holds_a_path_of_any_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    write_json({"file": "a\udcff.png", "written": ["b\udcff.json", 3], "error": None})
+    assert json.loads(capsys.readouterr().out) == {"file": "a?.png", "written": ["b?.json", 3], "error": None}
+
+
 def test_every_setup_error_has_a_way_out() -> None:
     without = {kind.code for kind in tree(SetupError)} - HINTS.keys()
     assert without == set()

@@ -48,3 +48,14 @@ def test_a_pipe_has_a_line_at_every_tenth_of_a_large_file_and_no_bar(monkeypatch
     stream = io.StringIO()
     run(stream, monkeypatch, files=1)
     assert stream.getvalue().splitlines() == [f"slide.tif: {tenth}0 %" for tenth in range(1, 11)]
+
+
+@pytest.mark.parametrize("stream", [Terminal(), io.StringIO()], ids=["terminal", "pipe"])
+def test_a_file_name_can_neither_colour_what_is_seen_nor_command_the_terminal(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", stream)
+    with outcomes_in_order(1, "loading", "asking", lambda _: None) as (_, steps):
+        steps.of("[/x]\n\x1b[31m.tif")(1, 2)
+    assert r"[/x]\n\x1b[31m.tif" in stream.getvalue()

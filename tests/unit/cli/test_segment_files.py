@@ -1,6 +1,7 @@
-"""Results lie where their images lay, never on one another, never among the images; what is said of them is right."""
+"""Results are written as a whole or not at all, alike from here and from a server; what is said of them is right."""
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,14 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from isocenter.cli.errors import Hopeless
 from isocenter.cli.outcome import Outcome, refused
 from isocenter.cli.segment import OF_IMAGES
-from isocenter.cli.segment_files import SUFFIXES, outside, places, told, write
+from isocenter.cli.segment_files import SUFFIXES, told, write
+from isocenter.cli.segment_places import Place
 from isocenter.cli.segment_report import as_table, summary
 from isocenter.cli.segment_server import rebuilt
 from isocenter.client.answers import FORMATS as CLIENT_FORMATS
-from isocenter.core.errors import TruncatedImage
+from isocenter.core.errors import BadValue, TruncatedImage
 from isocenter.core.tensor import Array
 from isocenter.imaging.image import Note
 from isocenter.imaging.postprocess.contours import polygons_of
@@ -64,55 +65,22 @@ def answer(found: Array | None = None, *, pixel_size_um: tuple[float, float] | N
     )
 
 
-def touch(folder: Path, *names: str) -> list[Path]:
-    files = [folder / name for name in names]
-    for file in files:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-    return files
-
-
 def test_the_formats_are_those_of_the_service() -> None:
     assert OF_IMAGES == CLIENT_FORMATS == FORMATS == tuple(SUFFIXES)
 
 
-def test_what_lay_in_a_folder_keeps_its_place(tmp_path: Path) -> None:
-    files = touch(tmp_path, "in/a.png", "in/b/a.png", "alone.png")
-    found = places(files, [str(tmp_path / "in"), str(tmp_path / "in" / "b")], Path("out"))
-    assert found == [Path("out/a"), Path("out/b/a"), Path("out/alone")]
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["1/a.png", "2/a.png", "3/b.png"], ["a.png", "a.png-2", "b"]),
-        (["a.png", "a.tif"], ["a.png", "a.tif"]),
-        (["a.png", "A.PNG"], ["a.png", "A.PNG-2"]),
-        (["a.png", "a.tif", "a.png.png"], ["a.png", "a.tif", "a.png-2"]),
-        (["x.ome.tif", "x.tif"], ["x.ome", "x"]),
-    ],
-)
-def test_no_two_files_have_one_place(names: list[str], expected: list[str]) -> None:
-    assert places([Path(name) for name in names], [], Path()) == [Path(name) for name in expected]
-
-
-def test_results_of_an_earlier_run_are_no_images(tmp_path: Path) -> None:
-    image, result = touch(tmp_path, "a.png", "segmented/a.overlay.png")
-    out = tmp_path / "segmented"
-    assert outside([image, result], [str(tmp_path)], out) == [image]
-    assert outside([image], [str(image)], tmp_path) == [image]
-    with pytest.raises(Hopeless, match="where the results go"):
-        outside([image], [str(tmp_path)], tmp_path)
+def place(results: Path) -> Place:
+    return Place(results, "deep/a.b.png")
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_result_replaces_the_one_before_as_a_whole(form: Any, tmp_path: Path) -> None:
-    place = tmp_path / "deep" / "a.b"
-    (first,) = write(answer(), [form], place)
+    where = place(tmp_path / "deep" / "a.b")
+    (first,) = write(answer(), [form], where)
     content = Path(first).read_bytes()
     Path(first).write_bytes(b"old and longer" * 10_000)
-    assert write(answer(), [form], place) == [first]
-    assert Path(first).read_bytes() == content == answer().render(form).body
+    assert write(answer(), [form], where) == [first]
+    assert Path(first).read_bytes() == content == answer().render(form, file_name=where.image).body
     assert sorted(tmp_path.rglob("*.*")) == [Path(first)]
     assert Path(first).name == "a.b" + SUFFIXES[form]
 
@@ -120,7 +88,7 @@ def test_a_result_replaces_the_one_before_as_a_whole(form: Any, tmp_path: Path) 
 def test_labels_that_a_png_cannot_hold_are_a_tiff(tmp_path: Path) -> None:
     many = np.arange(300 * 300, dtype=np.uint32).reshape(300, 300)
     found = replace(answer(), labels=LabelImage(many, np.ones(300 * 300 - 1, np.float32)))
-    (file,) = write(found, ["labels"], tmp_path / "a")
+    (file,) = write(found, ["labels"], place(tmp_path / "a"))
     assert file.endswith("/a.labels.tif")
     with Image.open(file) as picture:
         assert np.array_equal(np.array(picture), many)
@@ -129,8 +97,20 @@ def test_labels_that_a_png_cannot_hold_are_a_tiff(tmp_path: Path) -> None:
 def test_what_is_not_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.json").mkdir()
     with pytest.raises(OSError, match="directory"):
-        write(answer(), ["json"], tmp_path / "a")
+        write(answer(), ["json"], place(tmp_path / "a"))
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("form", ["coco", "coco-rle"])
+def test_coco_names_its_image(form: Any, tmp_path: Path) -> None:
+    (file,) = write(answer(), [form], Place(tmp_path / "a", "plate/a.png"))
+    assert [each["file_name"] for each in json.loads(Path(file).read_bytes())["images"]] == ["plate/a.png"]
+
+
+def test_a_format_that_is_not_written_is_refused_with_those_that_are() -> None:
+    with pytest.raises(BadValue, match=r"format 'nope' is not written; there are json, geojson, coco") as caught:
+        answer().render("nope")  # type: ignore[arg-type]
+    assert caught.value.details == {"format": "nope", "formats": [*FORMATS]}
 
 
 def test_what_is_said_of_an_answer() -> None:
@@ -179,6 +159,25 @@ def test_another_body_is_noticed(spoilt: dict[str, Any]) -> None:
         rebuilt(answer().as_json() | spoilt, None)
 
 
+def rendered(outcomes: list[Outcome]) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(as_table(outcomes))
+    assert isinstance(console.file, io.StringIO)
+    return " ".join(console.file.getvalue().split())
+
+
+def test_files_of_one_name_are_told_apart_in_the_table() -> None:
+    said = told(answer(), [], latency_ms=250.0)
+    table = rendered([Outcome(Path(name), answer=said) for name in ("in/a/f.png", "in/b/f.png", "in/b/g.png")])
+    assert [word for word in table.split() if word.endswith(".png")] == ["a/f.png", "b/f.png", "g.png"]
+
+
+def test_a_file_name_cannot_command_the_terminal_nor_break_the_table() -> None:
+    table = rendered([Outcome(Path("in/\x1b[31m\n.png"), answer=told(answer(), [], latency_ms=250.0))])
+    assert r"\x1b[31m\n.png 4 0.3 µm²" in table
+    assert "\x1b" not in table
+
+
 def test_the_table_and_the_summary() -> None:
     small = told(answer(pixel_size_um=None), [], latency_ms=12.0)
     outcomes = [
@@ -186,10 +185,7 @@ def test_the_table_and_the_summary() -> None:
         Outcome(Path("in/b.tif"), answer=small),
         refused(Path("in/c.tif"), TruncatedImage("the file ends early")),
     ]
-    console = Console(file=io.StringIO(), width=160)
-    console.print(as_table(outcomes))
-    assert isinstance(console.file, io.StringIO)
-    said = " ".join(console.file.getvalue().split())
+    said = rendered(outcomes)
     assert "a.tif 4 0.3 µm² 12 x 9 250 ms windowed" in said
     assert "b.tif 4 2.5 px 12 x 9 12 ms windowed" in said
     assert "c.tif refused: truncated_image the file ends early" in said

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,15 @@ async def test_not_now_is_asked_again_after_the_time_that_was_named() -> None:
 
     assert clock.naps_s == [2.0, 3.0]
     assert len({request.headers["x-request-id"] for request in script.seen}) == 1
+
+
+async def test_a_date_to_come_back_is_kept_without_a_date_of_the_server() -> None:
+    clock = JumpingClock()
+    seven = datetime(2025, 11, 22, 7, tzinfo=UTC).timestamp()
+    script = Script((503, {"Retry-After": "Sat, 22 Nov 2025 07:00:09 GMT"}, b""), (200, {}, ANSWER), clock=clock)
+    async with asking(script, wall_s=lambda: seven) as client:
+        await client.predict(b"pixels")
+    assert clock.naps_s == [9.0]
 
 
 async def test_the_timeout_is_one_instant_for_all_attempts() -> None:
@@ -310,12 +321,13 @@ def test_arrays_are_sent_without_loss(pixels: Any) -> None:
     [
         (b"", MissingImage),
         (Path("nowhere.png"), MissingImage),
+        ("nowhere\0.png", MissingImage),
         (3, BadRequest),
         (np.zeros((3, 4), np.int32), UnsupportedMedia),
         (np.zeros((3, 4, 2), np.uint8), UnsupportedMedia),
         (np.zeros((0, 4), np.uint8), UnsupportedMedia),
     ],
-    ids=["nothing", "no file", "no image", "type", "channels", "empty"],
+    ids=["nothing", "no file", "no path", "no image", "type", "channels", "empty"],
 )
 async def test_what_is_no_image_is_not_sent(image: Any, kind: type[Exception]) -> None:
     script = Script((200, {}, ANSWER))
@@ -324,6 +336,48 @@ async def test_what_is_no_image_is_not_sent(image: Any, kind: type[Exception]) -
             await client.predict(image)
     assert script.seen == []
     assert "nowhere" not in str(caught.value)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"request_id": "ä"}, "request_id 'ä'; 1 to 128 letters of ASCII, digits and . _ : - are allowed"),
+    ({"request_id": "a\nb"}, r"request_id 'a\nb'; 1 to 128 letters"),
+    ({"request_id": ""}, "request_id ''; 1 to 128 letters"),
+    ({"request_id": 7}, "request_id 7; 1 to 128 letters"),
+    ({"timeout_s": 0}, "timeout_s 0; a positive number of seconds is allowed"),
+    ({"timeout_s": -1.5}, "timeout_s -1.5; a positive"),
+    ({"timeout_s": float("nan")}, "timeout_s nan; a positive"),
+    ({"timeout_s": "5"}, "timeout_s '5'; a positive"),
+    ({"model": "\udcff"}, r"model '\udcff'; text that UTF-8 can write is allowed"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "said"), WRONG)
+async def test_what_cannot_be_said_is_refused_and_nothing_is_sent(wrong: dict[str, Any], said: str) -> None:
+    script = Script((200, {}, ANSWER))
+    async with asking(script) as client:
+        for call in (client.predict, client.segment):
+            with pytest.raises(BadRequest, match=re.escape(said)):
+                await call(b"pixels", **wrong)
+    assert script.seen == []
+
+
+@pytest.mark.parametrize(("wrong", "said"), WRONG)
+def test_a_plain_program_is_told_the_same(wrong: dict[str, Any], said: str) -> None:
+    with (
+        Client("http://server", transport=httpx.MockTransport(Script((200, {}, ANSWER)))) as client,
+        pytest.raises(BadRequest, match=re.escape(said)),
+    ):
+        client.segment(b"pixels", **wrong)
+
+
+async def test_questions_without_an_image_are_checked_too() -> None:
+    script = Script((200, {}, {}))
+    async with asking(script) as client:
+        with pytest.raises(BadRequest, match="timeout_s '5'"):
+            await client.models(timeout_s="5")  # type: ignore[arg-type]
+        with pytest.raises(BadRequest, match=r"model '\\udcff'"):
+            await client.stats("\udcff")
+    assert script.seen == []
 
 
 async def test_a_file_is_read(tmp_path: Path) -> None:
@@ -343,7 +397,9 @@ def test_what_is_no_address_is_said(url: str) -> None:
         AsyncClient(url)
 
 
-@pytest.mark.parametrize("wrong", [{"timeout_s": 0}, {"timeout_s": float("nan")}, {"max_connections": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"timeout_s": 0}, {"timeout_s": float("nan")}, {"timeout_s": "5"}, {"max_connections": 0}]
+)
 def test_limits_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"positive number|at least one"):
         AsyncClient("http://server", **wrong)

@@ -2,12 +2,21 @@
 
 import json
 import pickle
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from isocenter.api.http.problems import HTTP_STATUS, problem
-from isocenter.client.errors import CLASSES, NoConnection, NotAnAnswer, ServerRefused, error_from, retry_after_s
+from isocenter.client.errors import (
+    CLASSES,
+    NoConnection,
+    NotAnAnswer,
+    ServerRefused,
+    error_from,
+    named_s,
+    retry_after_s,
+)
 from isocenter.core.errors import IsocenterError, Overloaded
 
 ONLY_AT_THE_EDGE = {"not_found", "method_not_allowed", "forbidden", "internal"}
@@ -69,6 +78,14 @@ def test_details_that_are_none_are_none() -> None:
 def test_the_time_to_come_back(header: str | None, exact: object, wait_s: float | None) -> None:
     headers = {"date": "Fri, 21 Nov 2025 07:00:00 GMT"} | ({} if header is None else {"retry-after": header})
     assert retry_after_s(headers, exact) == wait_s
+
+
+@pytest.mark.parametrize("dated", [{}, {"date": "today"}], ids=["no date", "no such date"])
+def test_a_date_to_come_back_counts_from_our_clock_where_the_server_does_not_say_its_own(dated: dict[str, str]) -> None:
+    headers = {"retry-after": "Sat, 22 Nov 2025 07:00:09 GMT", **dated}
+    seven = datetime(2025, 11, 22, 7, tzinfo=UTC).timestamp()
+    assert named_s(headers, wall_s=lambda: seven) == 9.0
+    assert named_s(headers, wall_s=lambda: seven + 10.0) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,11 @@ def test_a_timeout_is_positive(timeout_s: float) -> None:
         Deadline.after(timeout_s, now_s=0.0)
 
 
+@pytest.mark.parametrize("timeout_s", [math.inf, 10**400])
+def test_more_time_than_the_clock_can_hold_never_ends(timeout_s: float) -> None:
+    assert Deadline.after(timeout_s, now_s=10.0) == Deadline.never()
+
+
 def test_never_is_later_than_any_other() -> None:
     assert not Deadline.never().expired(1e300)
     assert Deadline.after(1e9, now_s=0.0) < Deadline.never()

@@ -1,11 +1,13 @@
 """One tree of named facts."""
 
+import importlib
 import pickle
 import re
 from collections.abc import Iterator
 
 import pytest
 
+import isocenter
 from isocenter.core import errors
 from isocenter.core.errors import Detail, IsocenterError, Overloaded
 
@@ -47,6 +49,12 @@ def test_an_error_survives_a_process_boundary(kind: type[IsocenterError]) -> Non
     assert type(copy) is kind
     assert str(copy) == copy.message == "3 items are queued, the limit is 2"
     assert (copy.details, copy.retry_after_s) == (details, 1.5)
+
+
+def test_programs_find_every_error_in_a_module_of_its_own() -> None:
+    found = importlib.import_module("isocenter.errors")
+    assert found is isocenter.errors
+    assert [getattr(found, kind.__name__) for kind in EVERY] == EVERY
 
 
 def test_details_are_the_errors_own() -> None:

@@ -1,15 +1,17 @@
 """Callers without an event loop get their answers, whatever moment a context opens, closes or is interrupted at."""
 
 import asyncio
+import multiprocessing
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from multiprocessing.connection import Connection
 
 import pytest
 
-from isocenter.core.errors import Draining
+from isocenter.core.errors import BadRequest, Draining
 from isocenter.core.loop_thread import LoopThread
 from patience import PATIENCE_S
 
@@ -182,3 +184,38 @@ def test_the_thread_does_not_wait_for_itself(thread: LoopThread) -> None:
 
     with pytest.raises(RuntimeError, match="cannot wait for itself"):
         thread.call(nested())
+
+
+def test_the_thread_is_not_closed_by_what_it_runs(thread: LoopThread) -> None:
+    async def close() -> None:
+        thread.close()
+
+    with pytest.raises(BadRequest, match="cannot be closed by what it runs"):
+        thread.call(close())
+
+    assert thread.call(number(1)) == 1
+
+
+def ask_and_close(thread: LoopThread, said: Connection) -> None:
+    try:
+        thread.call(number(1))
+    except BadRequest as error:
+        said.send(error.message)
+    thread.close()
+    said.send("closed")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_is_told_that_the_thread_did_not_come_with_it(thread: LoopThread) -> None:
+    heard, said = multiprocessing.Pipe(duplex=False)
+    forked = multiprocessing.get_context("fork").Process(target=ask_and_close, args=(thread, said))
+    forked.start()
+    try:
+        assert heard.poll(PATIENCE_S)
+        assert "before this process was forked" in heard.recv()
+        assert heard.poll(PATIENCE_S)
+        assert heard.recv() == "closed"
+    finally:
+        forked.kill()
+        forked.join()
+    assert thread.call(number(1)) == 1

@@ -65,6 +65,15 @@ def test_time_passes_and_cells_are_used_again() -> None:
         backlog.remove(cell)
 
 
+@pytest.mark.parametrize("left_s", [1e12, 1e13, 1e300, 1e308, math.inf])
+def test_a_deadline_beyond_what_the_counts_can_hold_is_as_late_as_can_be(left_s: float) -> None:
+    backlog = Backlog(HORIZON_S)
+    cell = backlog.add(NOW + left_s, 0, now_s=NOW)
+    assert backlog.ahead(NOW + left_s, 0, now_s=NOW).items == 1
+    backlog.remove(cell)
+    assert not backlog.counts[:-1].any()
+
+
 def test_several_processes_counts_are_read_as_one() -> None:
     shared = np.zeros((3, CELLS), np.int64)
     parts = [Backlog(HORIZON_S, row) for row in shared]

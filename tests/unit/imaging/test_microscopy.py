@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from image_writers import pattern, tiff_file
+from image_writers import pattern, tiff_bytes, tiff_file
 from isocenter.core.errors import (
     BadImage,
     BadInput,
@@ -163,6 +163,23 @@ def test_a_number_that_is_a_name_is_that_name_s_however_it_is_said(channel: str 
     np.testing.assert_array_equal(read(data, channel=channel).voxels[0], STACK[0])
 
 
+@pytest.mark.parametrize("names", [["a", "a", "b"], ["DAPI", "Dapi", "b"]])
+def test_which_of_two_channels_of_one_name_is_meant_is_not_guessed(names: list[str]) -> None:
+    data = ome(STACK[:3], "CYX", Channel={"Name": names})
+    with pytest.raises(InputNotAccepted):
+        read(data, channel=names[0].lower())
+    np.testing.assert_array_equal(read(data, channel=1).voxels[0], STACK[1])
+    np.testing.assert_array_equal(read(data, channel="b").voxels[0], STACK[2])
+
+
+def test_forty_channels_in_one_page_are_forty() -> None:
+    many = pattern(np.random.default_rng(8), 20, 30, 40, dtype="uint16")
+    volume = read(tiff(many, planarconfig="contig"))
+    np.testing.assert_array_equal(volume.voxels, np.moveaxis(many, -1, 0))
+    with pytest.raises(UnsupportedMedia, match="65 samples per pixel, up to 64"):
+        read(tiff(np.zeros((20, 30, 65), np.uint8), planarconfig="contig"))
+
+
 @pytest.mark.parametrize("channel", ["GFP", 1, "\u0661", "0_0"], ids=["name", "number", "Arabic digits", "underscore"])
 def test_a_channel_that_is_not_there_is_not_the_only_one(channel: str | int) -> None:
     data = ome(STACK[0], "YX", Channel={"Name": ["DAPI"]})
@@ -270,8 +287,23 @@ def one_nan() -> Pixels:
         (tiff(field("uint16", 90, 90), bigtiff=True)[:-900], TruncatedImage),
         (tiff(np.arange(800, dtype=np.float64).reshape(20, 40) * np.pi), UnsupportedMedia),
         (tiff(STACK[0].astype(np.complex64)), UnsupportedMedia),
+        (tiff_bytes(STACK[0], compression=32773, more={317: [2]}), UnsupportedMedia),
+        (tiff(field("uint8", 20, 30, 2), photometric="miniswhite", planarconfig="contig"), UnsupportedMedia),
+        (tiff(np.where(STACK[0] > 9, 3.4e38, -3.4e38).astype(np.float32)), BadImage),
     ],
-    ids=["constant", "1x1", "three flat colours", "NaN", "cut", "BigTIFF cut", "doubles", "complex"],
+    ids=[
+        "constant",
+        "1x1",
+        "three flat colours",
+        "NaN",
+        "cut",
+        "BigTIFF cut",
+        "doubles",
+        "complex",
+        "PackBits with a predictor",
+        "two samples of which 0 is white",
+        "no difference in float32",
+    ],
 )
 def test_what_cannot_be_right_is_refused(data: bytes, kind: type[Exception]) -> None:
     with pytest.raises(kind):

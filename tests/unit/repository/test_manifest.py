@@ -87,9 +87,11 @@ def test_a_file_that_is_no_plain_mapping_is_refused(tmp_path: Path, content: byt
         read_manifest(file)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadManifest, match=r"model\.yaml"):
-        read_manifest(tmp_path / "model.yaml")
+def test_a_missing_file_is_named_by_where_it_is_below_the_models(tmp_path: Path) -> None:
+    with pytest.raises(BadManifest, match=r"lungs/1/model\.yaml: No such file or directory$") as refused:
+        read_manifest(tmp_path / "lungs" / "1" / "model.yaml")
+
+    assert str(tmp_path) not in refused.value.message
 
 
 SEGMENTER: dict[str, Any] = {

@@ -1,6 +1,7 @@
 """What is served follows the folder; whoever asks meanwhile notices nothing."""
 
 import asyncio
+import logging
 import random
 import shutil
 from collections import Counter
@@ -28,6 +29,7 @@ from isocenter.repository.load import ServedModel
 from isocenter.repository.reload import Reloader
 from isocenter.repository.repository import Repository
 from isocenter.runtimes.synthetic import OUTPUT, SyntheticSession, checksum, item
+from isocenter.serving.reloading import LocalReload, Reloading
 from model_folders import runtime_part, write_model
 
 NEVER = Deadline.never()
@@ -332,6 +334,32 @@ async def test_a_manifest_that_cannot_be_read_is_told_as_such(tmp_path: Path) ->
         (tmp_path / "lungs" / "1" / "model.yaml").write_text("schema: 1\nname: [")
         with pytest.raises(ReloadRefused, match="not YAML"):
             await h.reloader.reload("lungs")
+
+
+async def test_a_manifest_that_has_gone_is_named_by_where_it_is_below_the_models(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        (tmp_path / "lungs" / "1" / "model.yaml").unlink()
+        with pytest.raises(ReloadRefused, match=r"cannot read lungs/1/model\.yaml: No such file") as refused:
+            await h.reloader.reload("lungs")
+        assert str(tmp_path) not in f"{refused.value.message} {refused.value.details}"
+
+
+async def test_what_a_caller_is_refused_is_written_down_as_what_a_signal_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with house(tmp_path) as h:
+        await h.changed()
+        h.failure = GoldenMismatch("4 values are off")
+        with pytest.raises(ReloadRefused, match="4 values are off"):
+            await LocalReload(h.reloader, logging.getLogger("test")).reload("lungs")
+        Reloading(h.reloader, logging.getLogger("test")).begin()
+        await h.until(lambda: len(refusals(caplog)) == 2)
+        assert refusals(caplog) == [("lungs", 1, "golden_mismatch", "ERROR")] * 2
+
+
+def refusals(caplog: pytest.LogCaptureFixture) -> list[tuple[object, ...]]:
+    lines = [line.__dict__ for line in caplog.records if line.getMessage() == "reload_refused"]
+    return [(line["model"], line["version"], line["code"], line["levelname"]) for line in lines]
 
 
 async def test_what_is_neither_served_nor_there_is_unknown(tmp_path: Path) -> None:

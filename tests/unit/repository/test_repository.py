@@ -42,5 +42,17 @@ def test_which_of_several_is_meant_is_never_guessed(task: str | None) -> None:
         repository(HEADS, LUNGS, NUCLEI).resolve(task=task)
 
 
+@pytest.mark.parametrize("name", [5, [1], b"heads", {}], ids=repr)
+def test_a_name_is_a_text(name: Any) -> None:
+    with pytest.raises(BadRequest, match="must be a name"):
+        repository(HEADS).resolve(name)
+
+
+@pytest.mark.parametrize("version", ["1", [1], 1j], ids=repr)
+def test_a_version_is_a_number(version: Any) -> None:
+    with pytest.raises(BadRequest, match="must be a whole number"):
+        repository(HEADS).resolve("heads", version)
+
+
 def test_a_default_stands_before_the_task() -> None:
     assert repository(HEADS, LUNGS, NUCLEI, default_model="lungs").resolve(task="segmentation") is LUNGS

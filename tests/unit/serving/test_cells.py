@@ -15,6 +15,7 @@ from isocenter.core.errors import (
     BadRequest,
     BadValue,
     EmptyInput,
+    InputNotAccepted,
     IsocenterError,
     Overloaded,
     TooManyPixels,
@@ -23,6 +24,8 @@ from isocenter.core.errors import (
 )
 from isocenter.core.events import RecordingObserver, Shed
 from isocenter.core.request import EngineTimings, Request, Result
+from isocenter.core.tensor import Array
+from isocenter.imaging.codecs.microscopy import PixelsAsked
 from isocenter.imaging.limits import ImageLimits
 from isocenter.imaging.volume import Volume
 from isocenter.repository.golden import pipeline_of
@@ -155,6 +158,39 @@ async def test_pixels_and_volumes_are_taken_as_files_are(tmp_path: Path) -> None
         assert (answer.count, answer.image_size_px, answer.batch_size) == (3, (40, 24), 3)
         assert np.array_equal(answer.image, picture())
         assert np.array_equal(answer.labels.labels > 0, picture() > 128)
+
+
+def coloured() -> Array:
+    """Three objects in red, two in green, none in blue, which is as dark everywhere; one is bright in all of them."""
+    red, green, blue = picture(), picture(), np.full_like(picture(), 7)
+    green[:, :12] = 0
+    return np.stack([red, green, blue], -1)
+
+
+@pytest.mark.parametrize("channel", [None, "red", "GREEN", "blue", 0, 1, 2, 99, -1, "DAPI"])
+@pytest.mark.parametrize("page", [None, 0, 5])
+async def test_pixels_answer_for_their_channels_and_pages_as_a_file_does(
+    tmp_path: Path, channel: str | int | None, page: int | None
+) -> None:
+    pixels, names = coloured(), ["red", "green", "blue"]
+    given = [png(pixels), pixels, Volume.of(np.moveaxis(pixels, -1, 0), channels=names)]
+    told = []
+    for number, image in enumerate(given):
+        stage = Stage(write_cells(tmp_path / str(number)))
+        try:
+            answer = await stage.one(image, pixels=PixelsAsked(channel=channel, page=page))
+        except IsocenterError as error:
+            told.append((error.code, error.message if type(error) is InputNotAccepted else ""))
+        else:
+            told.append((str(answer.count), ""))
+
+    assert told[1:] == told[:1] * 2
+    assert told[0][0] == ("input_not_accepted" if page == 5 else FOUND[channel])
+
+
+FOUND = {None: "1", "red": "3", 0: "3", "GREEN": "2", 1: "2", "blue": "empty_input", 2: "empty_input"} | dict.fromkeys(
+    (99, -1, "DAPI"), "input_not_accepted"
+)
 
 
 async def test_an_image_that_cannot_be_held_is_refused_with_the_limit(

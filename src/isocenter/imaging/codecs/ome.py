@@ -228,13 +228,12 @@ def _positive(text: str, most: int = 10 * _MAX_PLANES) -> int:
 
 
 def distinct(names: Sequence[str], count: int) -> tuple[str, ...]:
-    """Names for so many channels: the number of one without a name; a second of the same name carries its own.
+    """Names for so many channels: the number of one without a name; those of one name carry theirs, every one of them.
 
     >>> distinct(("DAPI", "", "DAPI"), 4)
-    ('DAPI', '1', 'DAPI (2)', '3')
+    ('DAPI (0)', '1', 'DAPI (2)', '3')
     """
-    found: list[str] = []
-    for number in range(count):
-        name = (names[number] if number < len(names) else "") or str(number)
-        found.append(name if name not in found else f"{name} ({number})")
-    return tuple(found)
+    own = [(names[number] if number < len(names) else "") or str(number) for number in range(count)]
+    while len(set(own)) < count:
+        own = [name if own.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(own)]
+    return tuple(own)

@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from isocenter.core.errors import EmptyInput, NonFinitePixels
+from isocenter.core.errors import BadImage, EmptyInput, NonFinitePixels
 from isocenter.core.tensor import Array
 from isocenter.imaging.codecs.header import Decoded
 from isocenter.imaging.image import Note
 
+_FAR = float(np.finfo(np.float32).max) / 2
 _UPRIGHT = {
     2: "mirrored left to right",
     3: "rotated by 180 degrees",
@@ -79,11 +80,16 @@ def upright(pixels: Array, orientation: int) -> tuple[Array, tuple[Note, ...]]:
 
 
 def refuse_non_finite(pixels: Array) -> None:
-    """Raise NonFinitePixels with how many there are and where the first one is (row, column)."""
+    """Raise NonFinitePixels with how many there are and where the first one is (row, column).
+
+    Raises:
+        BadImage: see `refuse_far`.
+    """
     if pixels.dtype.kind != "f":
         return
     finite = np.isfinite(pixels)
     if finite.all():
+        refuse_far(pixels)
         return
     count = int(np.count_nonzero(~finite))
     row, column, *_ = (int(i) for i in np.unravel_index(int(np.argmin(finite)), pixels.shape))
@@ -91,6 +97,19 @@ def refuse_non_finite(pixels: Array) -> None:
         f"{count} samples are NaN or infinite, the first in row {row}, column {column}",
         details={"count": count, "row": row, "column": column},
     )
+
+
+def refuse_far(pixels: Array) -> None:
+    """See that the difference of any two finite samples has a float32 value: steps subtract them.
+
+    Raises:
+        BadImage: it need not have one.
+    """
+    if pixels.dtype.kind == "f" and pixels.size and (far := max(-float(pixels.min()), float(pixels.max()))) > _FAR:
+        raise BadImage(
+            f"samples reach {far:.6g} from zero; up to {_FAR:.6g} are taken, as steps subtract them in float32",
+            details={"reach": far, "limit": _FAR},
+        )
 
 
 def refuse_constant(pixels: Array) -> None:

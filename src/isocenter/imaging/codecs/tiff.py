@@ -43,7 +43,7 @@ _DEPTHS = {UNSIGNED: (1, 2, 4, 8, 12, 16, 32), SIGNED: (8, 16, 32), FLOAT: (16, 
 _KINDS = {UNSIGNED: "u", SIGNED: "i", FLOAT: "f"}
 PREMULTIPLIED, STRAIGHT = 1, 2
 _CUT_SHORT = re.compile(rb'\{"shape":.*"truncated": true', re.DOTALL)
-_MAX_SAMPLES = 8
+_MAX_SAMPLES = 64
 _MAX_TILE_SIDE = 4096
 
 
@@ -142,9 +142,23 @@ def _checked(tags: Directory, size: int) -> TiffHeader:
             f"a TIFF of colour space {photometric}; gray, RGB, palette, CMYK and YCbCr in JPEG are read",
             details={"photometric": photometric},
         )
-    if not _COLOUR_SAMPLES[photometric] <= samples <= _MAX_SAMPLES:
+    if samples < _COLOUR_SAMPLES[photometric]:
         raise BadImage(
             f"{samples} samples per pixel in colour space {photometric}",
+            details={"samples": samples, "photometric": photometric},
+        )
+    if samples > _MAX_SAMPLES:
+        raise UnsupportedMedia(
+            f"{samples} samples per pixel, up to {_MAX_SAMPLES} are read; save it as OME-TIFF, a page for each channel",
+            details={"samples": samples, "limit": _MAX_SAMPLES},
+        )
+    if (
+        photometric == MIN_IS_WHITE
+        and samples > 1
+        and not {PREMULTIPLIED, STRAIGHT}.intersection(tags.values.get(EXTRA_SAMPLES, ()))
+    ):
+        raise UnsupportedMedia(
+            f"{samples} samples per pixel of which 0 is white; which one is the picture is not guessed",
             details={"samples": samples, "photometric": photometric},
         )
     if tags.one(FILL_ORDER, 1) != 1:
@@ -153,6 +167,8 @@ def _checked(tags: Directory, size: int) -> TiffHeader:
     if compression == JPEG:
         _check_jpeg(samples, bits, sample_format, photometric)
     predictor = tags.one(PREDICTOR, 1) if compression in _PREDICTED else 1
+    if compression == PACKBITS and tags.one(PREDICTOR, 1) != 1:
+        raise UnsupportedMedia("a TIFF of PackBits with a predictor, which some readers undo and others do not")
     _check_predictor(predictor, bits, sample_format)
     orientation, notes = checked_orientation(tags.one(ORIENTATION, 1))
     width, height = tags.one(WIDTH), tags.one(HEIGHT)
