@@ -141,7 +141,8 @@ def test_a_pixel_smaller_than_an_atom_or_larger_than_a_hand_is_of_no_known_size(
 
 
 @pytest.mark.parametrize(
-    ("unit", "per_unit", "size_um"), [("inch", 72.0, None), ("inch", 25400.0, 1.0), ("micron", 0.01, 100.0)]
+    ("unit", "per_unit", "size_um"),
+    [("inch", 72.0, None), ("inch", 25400.0, 1.0), ("micron", 0.01, 100.0), ("micrometer", 2.0, 0.5)],
 )
 def test_dots_per_inch_of_a_screen_are_no_size_of_a_pixel(unit: str, per_unit: float, size_um: float | None) -> None:
     data = described(f"ImageJ=1.53t\nunit={unit}\n", count=1, resolution=(per_unit, per_unit))

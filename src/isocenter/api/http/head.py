@@ -101,9 +101,10 @@ def whole_number_in(text: str) -> int | None:
 def accepted(header: bytes | None, known: Mapping[str, T]) -> T:
     """What an `Accept` header asks for, of the media types that are written here; JSON if it names none of them.
 
-    A header that names nothing that is written here is as good as none (RFC 9110, 12.5.1).
+    A header that names nothing that is written here is as good as none (RFC 9110, 12.5.1). A range such as `image/*`
+    means the first of its types.
 
-    >>> accepted(b"text/html, image/png;q=0.5", {"application/json": 1, "image/png": 2})
+    >>> accepted(b"text/html, image/*;q=0.5", {"application/json": 1, "image/png": 2, "image/tiff": 3})
     2
     """
     best, best_weight = known["application/json"], 0.0
@@ -116,7 +117,11 @@ def accepted(header: bytes | None, known: Mapping[str, T]) -> T:
                     weight = float(parameter[2:])
                 except ValueError:
                     weight = 0.0
-        found = known.get({"*/*": "application/json", "application/*": "application/json"}.get(kind, kind))
+        if kind in ("*/*", "application/*"):
+            kind = "application/json"
+        elif kind.endswith("/*"):
+            kind = next((each for each in known if each.startswith(kind[:-1])), kind)
+        found = known.get(kind)
         if found is not None and weight > best_weight:
             best, best_weight = found, weight
     return best

@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 from isocenter.core.errors import BadImage, UnsupportedMedia
 
 _UM: Final = {
-    "nm": 1e-3, "µm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6,
+    "nm": 1e-3, "µm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometers": 1.0,
+    "micrometre": 1.0, "micrometres": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6,
     "inch": 25400.0, "in": 25400.0, "Å": 1e-4, "pm": 1e-6,
 }  # fmt: skip
 _MAX_PLANES, _MAX_IMAGES = 16_384, 64
