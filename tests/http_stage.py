@@ -20,6 +20,7 @@ from isocenter.api.http.answer import Answer
 from isocenter.api.http.connection import WhileConnected, http_protocol
 from isocenter.api.http.gate import HEADERS, Gate
 from isocenter.api.http.problems import problem
+from isocenter.api.http.protocol import HttpProtocol
 from isocenter.core.clock import SystemClock
 from isocenter.core.errors import Abandoned, Overloaded
 from isocenter.core.events import NullObserver
@@ -136,6 +137,12 @@ class Server:
         (connection,) = self._protocols()
         assert connection.timeout_keep_alive_task is not None
         return connection.timeout_keep_alive_task.when()
+
+    def a_head_has_begun(self) -> bool:
+        """Whether a head is coming on the only connection, as it counts its time."""
+        (connection,) = self._protocols()
+        assert isinstance(connection, HttpProtocol)
+        return connection._head_began_s is not None
 
     def _protocols(self) -> list[HttpToolsProtocol]:
         return [each for each in self.state.connections if isinstance(each, HttpToolsProtocol)]

@@ -18,7 +18,6 @@ from isocenter.core.errors import (
 )
 from isocenter.core.loop_thread import LoopThread
 from isocenter.imaging.codecs.microscopy import PixelsAsked
-from isocenter.imaging.codecs.volume_files import Pick
 from isocenter.imaging.volume import Volume
 from isocenter.serving.calls import Call, one_call
 from isocenter.serving.cell_answer import CellAnswer
@@ -34,9 +33,13 @@ from isocenter.serving.embedded import (
     check_at_once,
     check_priority,
     check_threshold,
+    check_version,
     check_volume,
     deadline_of,
+    formats_of,
     info_of,
+    pick_of,
+    scan_of,
 )
 from isocenter.serving.given import Image, bytes_or_pixels
 from isocenter.serving.predict import Prediction, own_deadline
@@ -217,7 +220,7 @@ class Service:
         *,
         model: str | None = None,
         version: int | None = None,
-        formats: Sequence[ScanFormat] = ("json",),
+        formats: str | Sequence[ScanFormat] = ("json",),
         series: int | None = None,
         volume: int | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - a deadline for the whole service, not for this coroutine
@@ -232,7 +235,8 @@ class Service:
             source: A path of a file or folder, several paths, the bytes of a file; or a mapping of these by channel.
             model: May be left out if one model segments volumes, or `default_model` does.
             version: The highest if left out.
-            formats: What is written: json, nifti, dicom-seg, montage, probabilities; `answer.parts` holds the files.
+            formats: What is written: names of json, nifti, dicom-seg, montage, probabilities, or a text of them with
+                commas; `answer.parts` holds the files.
             series: Which one of several, from 1.
             volume: Which one of several in a series or file, from 0.
             timeout: Seconds until the answer is of no use any more.
@@ -248,9 +252,11 @@ class Service:
         here = self._opened()
         async with self._call("scan", model, version) as call:
             check_priority(priority)
-            pick, deadline = Pick(series=series, volume=volume), deadline_of(timeout, call.started_s)
-            asked = ScanAsked(model=model, version=version, pick=pick, formats=tuple(formats), priority=priority)
-            found = await here.scans(source, asked, request_id=call.request_id, deadline=deadline, progress=progress)
+            check_version(version)
+            pick, wanted, deadline = pick_of(series, volume), formats_of(formats), deadline_of(timeout, call.started_s)
+            asked = ScanAsked(model=model, version=version, pick=pick, formats=wanted, priority=priority)
+            given = scan_of(source)
+            found = await here.scans(given, asked, request_id=call.request_id, deadline=deadline, progress=progress)
         return replace(found, total_s=call.answered(found.model, found.version, found.stages_s))
 
     async def segment_image(

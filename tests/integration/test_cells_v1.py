@@ -131,6 +131,15 @@ async def test_what_is_asked_counts_wherever_it_stands(
         assert (answer.json()["model_used"], answer.json()["threshold_used"]) == ("cbam_resunet", 0.3)
 
 
+@pytest.mark.parametrize(("query", "field"), [("", "0.3"), ("0.3", "")])
+async def test_an_empty_one_disagrees_with_nothing(client: httpx.AsyncClient, query: str, field: str) -> None:
+    answer = await client.post(
+        "/api/v1/segment", files={"file": PNG}, data={"threshold": field}, params={"threshold": query}
+    )
+
+    assert answer.json()["threshold_used"] == 0.3
+
+
 async def test_a_query_and_a_form_that_disagree_are_refused(client: httpx.AsyncClient) -> None:
     answer = await client.post(
         "/api/v1/segment", files={"file": PNG}, data={"threshold": "0.3"}, params={"threshold": "0.4", "_": "1"}

@@ -49,6 +49,8 @@ async def refusal(caller: Caller) -> tuple[int, str]:
         b"GET http://[ HTTP/1.1\r\nHost: t\r\n\r\n",
         b"CONNECT t:80 HTTP/1.1\r\nHost: t\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /livez HTTP/2.0\r\nHost: t\r\n\r\n",
+        b"GET /livez HTTP/0.9\r\nHost: t\r\n\r\n",
     ],
 )
 def test_what_is_no_request_is_refused_with_a_code(run: Run, sent: bytes) -> None:
@@ -84,13 +86,49 @@ def test_a_body_that_breaks_off_into_garbage_is_refused_after_the_answers_before
         stage = Stage()
         async with serving(stage) as server:
             caller = await server.connect()
-            await caller.post("first")
-            await caller.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nz")
+            for name in ("first", "second", "third"):
+                await caller.post(name)
+            await caller.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nz" + bytes(1_500_000))
             await stage.arrived.get()
             stage.go_on.set()
 
-            assert (await caller.answer())[2] == b"first 3"
+            answers = [(await caller.answer())[2] for _ in range(3)]
+            assert answers == [b"first 3", b"second 3", b"third 3"]
             assert await refusal(caller) == (400, "bad_request")
+            assert stage.called == 3
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("glances", [False, True], ids=["in its turn", "at once"])
+def test_a_refused_body_that_breaks_off_into_garbage_ends_the_connection_without_a_word(
+    run: Run, glances: bool
+) -> None:
+    async def scenario() -> None:
+        async with serving(Stage(glances=glances)) as server:
+            caller = await server.connect()
+            refused = HEAD.replace(b": n", b": refused") + b"Transfer-Encoding: chunked\r\n\r\n"
+            await caller.send(refused)
+            assert (await caller.answer())[0] == 429
+            await caller.send(b"z\r\n" + bytes(1_500_000))
+            assert await caller.ended()
+
+    run(scenario())
+
+
+def test_what_comes_after_the_last_answer_is_thrown_away_and_not_waited_for_long(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LINGER_S", 1e-3)
+
+    async def scenario() -> None:
+        async with serving(Stage()) as server:
+            caller = await server.connect()
+            await caller.send(b"garbage\r\n\r\n")
+            await caller.send(HEAD + b"\r\n")
+            assert (await caller.answer())[0] == 400
+            await caller.send(HEAD + b"\r\n")
+            await server.until_left()
 
     run(scenario())
 
@@ -131,6 +169,21 @@ def test_an_offer_of_another_protocol_is_ignored_and_its_body_is_a_body(run: Run
 
             assert [each[2] for each in answers] == [b"n %d" % len(body), b"next 3"]
             assert stage.called == 2
+
+    run(scenario())
+
+
+def test_who_offers_another_protocol_and_an_end_of_the_connection_gets_the_end(run: Run) -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        stage.go_on.set()
+        async with serving(stage) as server:
+            caller = await server.connect()
+            await caller.send((OFFER % 3).replace(b"keep-alive", b"close") + b"abc")
+            _, headers, body = await caller.answer()
+
+            assert (headers["connection"], body) == ("close", b"n 3")
+            assert await caller.ended()
 
     run(scenario())
 
@@ -201,7 +254,7 @@ def test_a_body_of_tiny_chunks_is_a_body(run: Run) -> None:
         stage.go_on.set()
         async with serving(stage) as server:
             caller = await server.connect()
-            await caller.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 40_000 + b"0\r\n\r\n")
+            await caller.send(HEAD + b"Transfer-Encoding: Chunked \r\n\r\n" + b"1\r\na\r\n" * 40_000 + b"0\r\n\r\n")
 
             assert (await caller.answer())[2] == b"n 40000"
 
@@ -219,6 +272,30 @@ def test_trailers_say_nothing_of_the_request(run: Run) -> None:
             await caller.send(chunked + b"X-Name: trailer\r\n\r\n")
 
             assert [(await caller.answer())[2] for _ in range(2)] == [b"before 3", b" 3"]
+
+    run(scenario())
+
+
+def test_a_head_behind_a_request_is_bounded_and_has_its_time_too(run: Run) -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        stage.go_on.set()
+        async with serving(stage, silence_s=1000.0) as server:
+            caller = await server.connect()
+            whole = HEAD + b"Content-Length: 3\r\n\r\nabc"
+            await caller.send(whole + b"POS")
+            assert (await caller.answer())[2] == b"n 3"
+            began = server.silence_ends_s()
+            await caller.send(b"T")
+            await server.until_received(1, len(whole) + 4)
+            assert server.silence_ends_s() == pytest.approx(began, abs=1e-3)
+            await caller.send(whole[4:])
+            assert (await caller.answer())[2] == b"n 3"
+            assert not server.a_head_has_begun()
+            long = HEAD + b"X-Long: " + b"a" * 70_000 + b"\r\nContent-Length: 3\r\n\r\nabc"
+            await caller.send(whole + long)
+            assert (await caller.answer())[2] == b"n 3"
+            assert await refusal(caller) == (413, "too_many_bytes")
 
     run(scenario())
 

@@ -22,7 +22,7 @@ from isocenter import Service
 from isocenter.api.http.schemas import ProblemShape
 from isocenter.api.http.schemas_scans import ScanShape
 from isocenter.app import Composition, open_service
-from isocenter.core.errors import InputNotAccepted
+from isocenter.core.errors import BadInput, InputNotAccepted
 from isocenter.core.tensor import Array
 from isocenter.imaging.codecs.volume_files import read_volume
 from isocenter.imaging.limits import VolumeLimits
@@ -490,3 +490,61 @@ async def test_inside_a_program_a_scan_and_its_channels(tmp_path: Path, scans: P
     assert [share for _, share in told] == [0.0, 0.0, *[share for stage, share in told if stage == "windows"][1:], 0, 1]
     assert named.as_json()["present"] is True
     assert named.total_s is not None
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def own(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    """A service inside this program."""
+    async with Service(write_segmenter(tmp_path_factory.mktemp("own"), "tumors").path.parent.parent) as service:
+        yield service
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        pytest.param({"formats": ["bogus"]}, "bad_value", id="a format that is not written"),
+        pytest.param({"formats": [1]}, "bad_value", id="a format that is a number"),
+        pytest.param({"formats": ()}, "bad_value", id="no format"),
+        pytest.param({"formats": ""}, "bad_value", id="a format without a name"),
+        pytest.param({"formats": None}, "bad_value", id="None for formats"),
+        pytest.param({"series": "1"}, "bad_value", id="a series that is a text"),
+        pytest.param({"series": True}, "bad_value", id="a series that is true"),
+        pytest.param({"series": 0}, "bad_value", id="series 0"),
+        pytest.param({"volume": "0"}, "bad_value", id="a volume that is a text"),
+        pytest.param({"volume": 0.0}, "bad_value", id="a volume that is no whole number"),
+        pytest.param({"version": True}, "bad_request", id="a version that is true"),
+        pytest.param({"source": None}, "bad_request", id="no source"),
+        pytest.param({"source": 7}, "bad_request", id="a source that is a number"),
+        pytest.param({"source": ball()}, "bad_request", id="a source that is an array"),
+        pytest.param({"source": [BALL]}, "bad_request", id="bytes where a path is meant"),
+        pytest.param({"source": ""}, "bad_request", id="an empty path"),
+        pytest.param({"source": [""]}, "bad_request", id="an empty path of several"),
+        pytest.param({"source": "a\0b"}, "bad_request", id="NUL in a path"),
+        pytest.param({"source": {1: BALL}}, "bad_request", id="a channel that is a number"),
+        pytest.param({"source": {"t1": None}}, "bad_request", id="a channel that is nothing"),
+    ],
+)
+async def test_what_a_program_asks_wrongly_is_refused_with_a_code_and_counted(
+    own: Service, asked: dict[str, Any], code: str
+) -> None:
+    before = (await own.stats("tumors")).failures.get(code, 0)
+    with pytest.raises(BadInput) as refused:
+        await own.segment_scan(**{"source": BALL, "model": "tumors", **asked})
+
+    assert refused.value.code == code, refused.value
+    assert (await own.stats("tumors")).failures[code] == before + 1
+
+
+@pytest.mark.parametrize(
+    ("formats", "parts"),
+    [
+        pytest.param("json", {"nifti"}, id="a text"),
+        pytest.param("nifti, montage", {"nifti", "montage"}, id="a text with a comma"),
+        pytest.param(["montage", "montage"], {"montage"}, id="one twice"),
+    ],
+)
+async def test_a_program_may_name_formats_as_http_does(own: Service, formats: Any, parts: set[str]) -> None:
+    found = await own.segment_scan(BALL, formats=formats)
+
+    assert set(found.parts) == parts
+    assert len(found.formats) == len({*found.formats})

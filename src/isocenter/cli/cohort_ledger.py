@@ -1,22 +1,25 @@
 """Which scans of a cohort are answered, and what became of them: kept in a file, so that a run goes on where one ended.
 
 A scan is known by its path, the fingerprint of its files, the model and the formats: if one of these changes, it is
-asked again. Results are written first, each as a whole, and recorded after: a scan is answered exactly once.
+asked again. Results are written first, each as a whole, and recorded after: a scan is answered exactly once. No
+two scans share a name of results: one would show the mask of the other.
 """
 
 import hashlib
+import itertools
 import json
 import os
+import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from isocenter.cli.cohort_find import FoundScan
-from isocenter.cli.cohort_rows import Row, State, lesions_csv, results_csv
+from isocenter.cli.cohort_rows import Row, State, lesions_csv, printable, results_csv
 from isocenter.cli.cohort_sheet import sheet_html
 from isocenter.cli.errors import Hopeless
 from isocenter.core.bad_input import BadInput
@@ -32,6 +35,9 @@ _LATE: Final = 1_000
 _NO_LIMIT: Final = 2**31
 _SHEETS_EVERY_S: Final = 5.0
 _SUFFIXES: Final = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".zip")
+_SERIES: Final = re.compile(r"\.series-[0-9]+\Z")
+NAME_TAKEN: Final = "name_taken"
+"""The code of a scan whose results would go where those of another one are."""
 ENDINGS: Final[Mapping[str, str]] = {
     "nifti": ".mask.nii.gz",
     "dicom-seg": ".mask.dcm",
@@ -82,6 +88,7 @@ class Ledger:
         self._tasks: dict[str, Task] = {}
         self._rows: dict[tuple[str, int], Row] = {}
         self._places: dict[str, str] = {}
+        self._holders: dict[str, Job] = {}
         self._store = JobStore(self._hidden / "jobs.sqlite")
         if not self._store.lock_for_running():
             raise Hopeless(
@@ -102,6 +109,8 @@ class Ledger:
         """Put what is not answered into the queue; how many scans were answered before."""
         self._store.recover(max_attempts=_NO_LIMIT)
         self._places = _places([scan.path for scan in scans])
+        for job in sorted(self._store.list(["done"]), key=lambda job: job.finished_at or 0.0):
+            self._hold(job)
         for scan in scans:
             key = hashlib.sha256(json.dumps([scan.path, scan.fingerprint, identity]).encode()).hexdigest()
             self._take_up(key, scan, None)
@@ -122,13 +131,17 @@ class Ledger:
         self._split(task, count)
 
     def answered(self, task: Task, answer: CohortAnswer) -> Row:
-        """Keep an answer: its files first.
+        """Keep an answer: its files first. What would overwrite the results of another scan is failed instead.
 
         Raises:
             StoreUnavailable, DiskFull: it cannot be written; the scan is asked again by the next run.
         """
         place = self._place(task)
         written = {form: f"{place}{ENDINGS[form]}" for form in answer.parts}
+        for name in written.values():
+            if (other := self._other_row(name, task)) is not None:
+                said = f"{printable(name)} holds the results of {other.name}; --out with another folder keeps both"
+                return self.failed(task, NAME_TAKEN, said)
         _make(self._out, (self._out / f"{place}.").parent)
         for form, name in written.items():
             write_durably(self._out / name, answer.parts[form])
@@ -142,7 +155,9 @@ class Ledger:
             "warnings": [*answer.warnings],
             "written": written,
         }
-        return self._ended(task, self._store.finish(task.job.id, summary))
+        job = self._store.finish(task.job.id, summary)
+        self._hold(job)
+        return self._ended(task, job)
 
     def failed(self, task: Task, code: str, message: str) -> Row:
         """Keep why a scan has no answer."""
@@ -191,11 +206,26 @@ class Ledger:
             number += 1
 
     def _again(self, job: Job) -> bool:
-        """Whether an ended job is to be run again: its files are gone, or it was not the scan's fault."""
+        """Whether an ended job is to be run again: its files are gone or another's, or it was not the scan's fault."""
         if job.state == "failed":
             return (job.error or {}).get("code") not in _refusals()
-        written = (job.summary or {}).get("written", {})
-        return job.state == "done" and not all((self._out / name).is_file() for name in written.values())
+        return job.state == "done" and not all(self._holds(job, name) for name in _written(job))
+
+    def _hold(self, job: Job) -> None:
+        """Note whose the files are: of all that wrote one, it is the last one's."""
+        self._holders.update((name.casefold(), job) for name in _written(job))
+
+    def _holds(self, job: Job, name: str) -> bool:
+        """Whether what has a name now is what a job wrote, and not another model or scan after it."""
+        return self._holders[name.casefold()].id == job.id and (self._out / name).is_file()
+
+    def _other_row(self, name: str, task: Task) -> Row | None:
+        """The scan that holds a name, if it is another one, of this cohort or of an earlier one."""
+        holder = self._holders.get(name.casefold())
+        if holder is None or not (self._out / name).is_file():
+            return None
+        path, series = str(holder.asked["path"]), holder.asked["series"]
+        return None if (path, series) == (task.scan.path, task.series) else Row(path=path, series=series)
 
     def _split(self, task: Task, count: int) -> None:
         self._rows.pop((task.scan.path, 0), None)
@@ -244,15 +274,41 @@ def series_of(error: IsocenterError) -> int | None:
     return count if isinstance(count, int) and count > 1 and "asked" not in error.details else None
 
 
+def _written(job: Job) -> Collection[str]:
+    """The names of the results of a job, within the folder of all results."""
+    written: Mapping[str, str] = (job.summary or {}).get("written", {})
+    return written.values()
+
+
 def _places(paths: Sequence[str]) -> dict[str, str]:
     """Where the results of each path go, without an ending: its own place, its suffix kept where names would meet.
 
+    The names depend on nothing but the paths, so that a run that goes on finds them again. No two of them meet, in any
+    letter case and with any number of series. Paths that are their own place come first: folders, above all.
+
     >>> _places(["a/head.nii.gz", "a/head.mha", "b/head.nii", "."])
     {'a/head.nii.gz': 'a/head.nii.gz', 'a/head.mha': 'a/head.mha', 'b/head.nii': 'b/head', '.': 'scan'}
+    >>> _places(["mixed", "mixed.series-2.nii", "p.nii", "P.NII"])
+    {'mixed': 'mixed', 'mixed.series-2.nii': 'mixed.series-2.nii', 'p.nii': 'p.nii.2', 'P.NII': 'P.NII'}
     """
     stems = {path: _stem(path) for path in paths}
     counts = Counter(stem.casefold() for stem in stems.values())
-    return {path: stem if counts[stem.casefold()] == 1 or path == "." else path for path, stem in stems.items()}
+    wished = {path: stem if counts[stem.casefold()] == 1 or path == "." else path for path, stem in stems.items()}
+    names: set[str] = set()
+    before_series: set[str] = set()
+    places: dict[str, str] = {}
+    for path in sorted(wished, key=lambda path: (wished[path] != path, path)):
+        whole = stems[path] if path == "." else path
+        for place in itertools.chain((wished[path], whole), (f"{whole}.{number}" for number in itertools.count(2))):
+            name = place.casefold()
+            # Any source may turn out to hold several series, and only when it is read.
+            of_series = _SERIES.sub("", name)
+            if names.isdisjoint((name, of_series)) and name not in before_series:
+                break
+        names.add(name)
+        before_series.add(of_series)
+        places[path] = place
+    return {path: places[path] for path in paths}
 
 
 def _stem(path: str) -> str:

@@ -23,8 +23,18 @@ class Place:
 
 
 def absent(argument: str) -> bool:
-    """Whether a file is named that is not there."""
-    return not Path(argument).exists() and not glob.has_magic(argument)
+    """Whether a file is named that is not there; what no path can be is not there either.
+
+    Brackets may be part of a name: what stands in a folder that is there, without `*` and `?`, is the name of a file.
+    """
+    path = Path(argument)
+    try:
+        if path.exists():
+            return False
+        named = not {"*", "?"}.intersection(argument) and path.parent.is_dir() and not glob.glob(argument)  # noqa: PTH207
+    except (OSError, ValueError):
+        return True
+    return named or not glob.has_magic(argument)
 
 
 def meant(arguments: Sequence[str]) -> list[Path]:
@@ -35,10 +45,11 @@ def meant(arguments: Sequence[str]) -> list[Path]:
     """
     if all(map(absent, arguments)):
         return find_files(arguments)
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for argument in arguments:
-        found.update(dict.fromkeys([Path(argument)] if absent(argument) else find_files([argument])))
-    return list(found)
+        for file in [Path(argument)] if absent(argument) else find_files([argument]):
+            found.setdefault(_absolute(file), file)
+    return list(found.values())
 
 
 def outside(files: Sequence[Path], arguments: Iterable[str], out: Path) -> list[Path]:

@@ -21,7 +21,7 @@ class Deadline:
         if not timeout_s > 0:
             raise ValueError(f"a timeout is a positive number of seconds, not {timeout_s}")
         try:
-            return cls(now_s + timeout_s)
+            return cls(now_s + float(timeout_s))  # numpy's narrow floats would keep their width
         except OverflowError:  # an integer beyond every float
             return cls.never()
 

@@ -155,6 +155,9 @@ class GatePart(Part):
     """A measurement of fewer items (windows, of a segmentation that slides) says too little."""
 
 
+_Extent = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class InputPart(Part):
     """What a caller sends and which tensor it becomes."""
 
@@ -165,6 +168,15 @@ class InputPart(Part):
     """Names of what is sent as channels, in the order that `steps` and the model take; of segmentation models."""
     accepts: Accepts = Accepts()
     """Bounds on a picture; of classification models."""
+    extent_mm: Annotated[list[_Extent], Field(min_length=2, max_length=2)] | None = None
+    """The least and the most that a volume may measure along each of its axes; of models of volumes."""
+
+    @field_validator("extent_mm")
+    @classmethod
+    def _in_order(cls, extent_mm: list[float] | None) -> list[float] | None:
+        if extent_mm is not None and extent_mm[0] > extent_mm[1]:
+            raise ValueError(f"the least ({extent_mm[0]:g}) is above the most ({extent_mm[1]:g})")
+        return extent_mm
 
     @field_validator("channels")
     @classmethod

@@ -36,6 +36,8 @@ def problems_of(manifest: "Manifest") -> Iterator[str]:
     task = manifest.task
     if manifest.input.kind not in _KINDS[task]:
         yield f"input.kind is {' or '.join(_KINDS[task])}, not {manifest.input.kind}"
+    if manifest.input.extent_mm is not None and manifest.input.kind != "volume3d":
+        yield "input.extent_mm is of models of volumes"
     for key in _NOT_OF[task]:
         part, last = _owner(manifest, key)
         if getattr(part, last) != type(part).model_fields[last].default:

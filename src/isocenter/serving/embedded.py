@@ -1,17 +1,20 @@
 """What a Python program asks of a service beside the image, and what it gets."""
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any, TypedDict
+from numbers import Integral, Real
+from typing import Any, TypedDict, TypeGuard, cast
 
 from isocenter.core.deadline import Deadline
-from isocenter.core.errors import BadRequest
+from isocenter.core.errors import BadRequest, BadValue
+from isocenter.imaging.codecs.volume_files import Pick
 from isocenter.imaging.volume import Volume
 from isocenter.repository.load import ServedModel
 from isocenter.serving.predict import Prediction
-from isocenter.serving.scan_answer import ScanFormat
+from isocenter.serving.scan_answer import SCAN_FORMATS, ScanFormat
+from isocenter.serving.scan_reading import Files, OwnScan, OwnScanOrChannels
 from isocenter.serving.scans import Progress
 
 
@@ -59,7 +62,7 @@ class AskedOfScan(TypedDict, total=False):
 
     model: str | None
     version: int | None
-    formats: Sequence[ScanFormat]
+    formats: str | Sequence[ScanFormat]
     series: int | None
     volume: int | None
     timeout: float | None
@@ -155,6 +158,112 @@ def check_volume(volume: object) -> None:
     """
     if not isinstance(volume, Volume):
         raise BadRequest(f"what is segmented is a Volume, as of Volume.of(voxels), not {type(volume).__name__}")
+
+
+def check_version(version: object) -> None:
+    """See that a version is one, or left out.
+
+    Raises:
+        BadRequest: it is no whole number.
+    """
+    if not (version is None or _is_whole(version)):
+        raise BadRequest(f"version is {_shown(version)}; it must be a whole number")
+
+
+def formats_of(given: object) -> tuple[ScanFormat, ...]:
+    """The formats that are asked for, each once: names, or one text of them with commas.
+
+    >>> formats_of("json, nifti"), formats_of(["montage", "montage"])
+    (('json', 'nifti'), ('montage',))
+
+    Raises:
+        BadValue: there is none, or one that is not written.
+    """
+    if not isinstance(given, Iterable):
+        raise BadValue(f"formats is {_shown(given)}; it must be names of {', '.join(SCAN_FORMATS)}")
+    names: dict[str, None] = {}
+    for each in given.split(",") if isinstance(given, str) else given:
+        name = each.strip().lower() if isinstance(each, str) else None
+        if name not in SCAN_FORMATS:
+            raise BadValue(
+                f"format {_shown(each)} is not written; there are {', '.join(SCAN_FORMATS)}",
+                details={"format": _shown(each), "formats": [*SCAN_FORMATS]},
+            )
+        names[name] = None
+    if not names:
+        raise BadValue(f"formats is empty; there are {', '.join(SCAN_FORMATS)}", details={"formats": [*SCAN_FORMATS]})
+    return cast(tuple[ScanFormat, ...], (*names,))
+
+
+def pick_of(series: object, volume: object) -> Pick:
+    """Which of several is meant.
+
+    Raises:
+        BadValue: the series is no whole number from 1, or the volume none from 0.
+    """
+    return Pick(series=_whole("series", series, 1), volume=_whole("volume", volume, 0))
+
+
+def scan_of(source: object) -> OwnScanOrChannels:
+    """What was given as a scan, or as one for each channel.
+
+    Raises:
+        BadRequest: it is none of what a scan may be, or a path is none.
+    """
+    if not isinstance(source, Mapping) or isinstance(source, Files):
+        return _own_scan(source)
+    if not all(isinstance(name, str) for name in source):
+        raise BadRequest("channels are given by their names: the keys of a mapping are texts")
+    return {name: _own_scan(each) for name, each in source.items()}
+
+
+def _own_scan(source: object) -> OwnScan:
+    if isinstance(source, bytes | memoryview):
+        return source
+    if isinstance(source, bytearray):
+        return memoryview(source)
+    if isinstance(source, Files):
+        if all(
+            isinstance(name, str) and isinstance(data, bytes | bytearray | memoryview) for name, data in source.items()
+        ):
+            return source
+        raise BadRequest("the files of a scan are given as bytes, by names that are texts")
+    if isinstance(source, str | os.PathLike):
+        return _path(source)
+    if isinstance(source, Iterable) and not isinstance(source, Mapping):
+        return [_path(each) for each in source]
+    raise BadRequest(f"a scan is a path, several, or the bytes of a file, not {type(source).__name__}")
+
+
+def _path(given: object) -> str:
+    """A path as text. Messages are without it: it may hold the name of a patient."""
+    if not isinstance(given, str | os.PathLike):
+        raise BadRequest(f"the file of a scan is named by a path, not by {type(given).__name__}")
+    path = os.fspath(given)
+    if not path:
+        raise BadRequest("the path of a scan is empty")
+    try:
+        possible = isinstance(path, str) and b"\0" not in os.fsencode(path)
+    except ValueError:
+        possible = False
+    if not possible:
+        raise BadRequest("the path of a scan is no text that a path can be")
+    return cast(str, path)
+
+
+def _whole(name: str, given: object, least: int) -> int | None:
+    if given is None:
+        return None
+    if not (_is_whole(given) and int(given) >= least):
+        raise BadValue(
+            f"{name} is {_shown(given)}; it must be a whole number from {least}", details={name: _shown(given)}
+        )
+    return int(given)
+
+
+def _is_whole(given: object) -> TypeGuard[Integral]:
+    """Whether it counts; True and False do not."""
+    return isinstance(given, Integral) and not isinstance(given, bool)
 
 
 def _is_number(given: object) -> bool:

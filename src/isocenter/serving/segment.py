@@ -347,7 +347,22 @@ def prepare_volume(manifest: Manifest, pipeline: object, volume: Volume) -> Prep
         )
     chosen = volume.select(manifest.input.channels)
     chosen.refuse_unusable(each=rank == 3)
+    if manifest.input.extent_mm is not None:
+        _refuse_extent(chosen, *manifest.input.extent_mm)
     return pipeline(chosen)
+
+
+def _refuse_extent(volume: Volume, least_mm: float, most_mm: float) -> None:
+    """See that a scan is as large as what it shows: a lone slice or a wrong unit is answered with confidence."""
+    geometry = volume.geometry
+    for axis, (size, spacing_mm) in enumerate(zip(geometry.shape, geometry.spacing_mm, strict=True)):
+        extent_mm = size * spacing_mm
+        if not least_mm <= extent_mm <= most_mm:
+            raise InputNotAccepted(
+                f"the scan measures {extent_mm:.6g} mm along axis {axis} ({size} times {spacing_mm:.6g} mm); the model "
+                f"accepts {least_mm:g} to {most_mm:g} mm",
+                details={"axis": axis, "extent_mm": extent_mm, "min_mm": least_mm, "max_mm": most_mm},
+            )
 
 
 def _rule(manifest: Manifest) -> LabelRule:

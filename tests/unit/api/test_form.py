@@ -49,12 +49,21 @@ def test_fields_that_nobody_knows_are_named_whatever_they_hold() -> None:
         (b"filename=\"a.png\"; filename*=UTF-8''%C3%A4.png", "a.png"),
         (b"filename*=nonsense''a.png", "a.png"),
         (b"filename*=UTF-8", ""),
+        (b"filename*=idna''a%ff%ff", "a%ff%ff"),
+        (b"filename*=punycode''%99", "%99"),
+        (b"filename*=utf-7''%2B2AA-", "%2B2AA-"),
     ],
 )
 def test_a_file_name_is_read_as_it_is_written(written: bytes, name: str) -> None:
     form = read(b'--b\r\nContent-Disposition: form-data; name="file"; ' + written + b"\r\n\r\n1\r\n")
 
     assert form.files == [FormFile(name, b"1")]
+
+
+def test_a_name_is_no_file_name() -> None:
+    form = read(b"--b\r\nContent-Disposition: form-data; name=\"model; filename*=UTF-8''evil\"\r\n\r\n1\r\n")
+
+    assert (form.others, form.files, form.texts) == (["model; filename*=UTF-8''evil"], [], {})
 
 
 def test_more_parts_than_a_form_may_have_are_refused_with_the_limit() -> None:

@@ -198,6 +198,48 @@ def test_results_that_are_gone_are_made_again(run: Runs) -> None:
     assert answers.asked == [("c.zip", None)]
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(["mixed", "mixed.series-2.nii"], id="a series and a file that is called like it"),
+        pytest.param(["mixed", "MIXED.Series-2.nii"], id="in other letters"),
+        pytest.param(["mixed", "mixed.series-2", "mixed.series-2.zip"], id="a series and a folder"),
+        pytest.param(["p.nii", "p.nii.gz", "p.nii.zip"], id="a suffix that is kept and one that is dropped"),
+        pytest.param(["p.nii", "P.nii", "p.nii.2.zip"], id="only letter case and a number apart"),
+        pytest.param([".", "scan", "scan.nii", "scan.zip"], id="the folder itself"),
+    ],
+)
+def test_no_scan_is_given_the_results_of_another(run: Runs, names: list[str]) -> None:
+    several = MixedSeries("3 series", details={"series": 3})
+    cohort = [scan(name) for name in names]
+    rows = run(Answers({"mixed": several}), cohort)
+
+    targets = [name.casefold() for row in rows for name in row.written.values()]
+    assert len(targets) == len({*targets}) == 2 * len(rows)
+    for row in rows:
+        assert (run.out / row.written["nifti"]).read_bytes() == b"mask" + row.path.encode()
+    again = Answers()
+    assert run(again, cohort[::-1]) == rows
+    assert again.asked == []
+
+
+def test_what_another_scan_of_the_folder_holds_is_not_overwritten(run: Runs) -> None:
+    run(Answers(), [scan("mixed.series-2.nii")])
+    rows = run(Answers({"mixed": MixedSeries("2 series", details={"series": 2})}), [scan("mixed")])
+
+    assert [(row.series, row.state, row.code) for row in rows] == [(1, "answered", ""), (2, "failed", "name_taken")]
+    assert "mixed.series-2.mask.nii.gz holds the results of mixed.series-2.nii" in rows[1].message
+    assert (run.out / "mixed.series-2.mask.nii.gz").read_bytes() == b"maskmixed.series-2.nii"
+
+
+def test_results_that_another_model_has_overwritten_are_made_again(run: Runs) -> None:
+    run(Answers(), COHORT[:1])
+    run(Answers(), COHORT[:1], model="m/2")
+    back = Answers()
+    run(back, COHORT[:1], model="m/1")
+    assert len(back.asked) == 1
+
+
 def test_what_was_not_the_fault_of_the_scan_is_asked_again(run: Runs) -> None:
     rows = run(Answers({"a/head.nii.gz": TILT, "b": RuntimeFault("out of luck")}))
     assert [row.state for row in rows] == ["refused", "failed", "answered"]

@@ -84,3 +84,20 @@ def test_a_named_file_that_is_absent_stays_in_its_turn(tmp_path: Path) -> None:
 def test_nothing_but_absent_files_means_nothing(tmp_path: Path) -> None:
     with pytest.raises(Hopeless, match=r"no such file or folder: .*gone\.png"):
         meant([str(tmp_path / "gone.png"), str(tmp_path / "too.png")])
+
+
+@pytest.mark.parametrize("name", ["absent[1].png", "a\0b.png", "a" * 5000 + ".png"])
+def test_an_absent_file_of_any_name_costs_the_others_nothing(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "plate[1]"
+    folder.mkdir()
+    (folder / "x.png").touch()
+
+    assert meant([str(folder / "x.png"), str(folder / name)]) == [folder / "x.png", folder / name]
+
+
+def test_a_file_that_is_named_in_two_ways_is_one(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    file = tmp_path / "a" / "x.png"
+    file.touch()
+
+    assert meant([str(file), str(tmp_path / "a" / ".." / "a" / "x.png"), str(tmp_path / "a")]) == [file]

@@ -1,7 +1,9 @@
 """A deadline is an instant."""
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from isocenter.core.deadline import Deadline
@@ -30,3 +32,8 @@ def test_more_time_than_the_clock_can_hold_never_ends(timeout_s: float) -> None:
 def test_never_is_later_than_any_other() -> None:
     assert not Deadline.never().expired(1e300)
     assert Deadline.after(1e9, now_s=0.0) < Deadline.never()
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_a_time_of_a_narrow_type_is_the_same_time(kind: Callable[[float], float]) -> None:
+    assert Deadline.after(kind(0.5), now_s=1e7 + 0.25).left_s(1e7 + 0.25) == 0.5

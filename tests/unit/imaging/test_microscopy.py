@@ -26,6 +26,7 @@ from isocenter.core.errors import (
     UnsupportedMedia,
 )
 from isocenter.imaging.codecs.microscopy import PixelsAsked, as_channels, pixel_size_um, read_image
+from isocenter.imaging.codecs.ome import distinct
 from isocenter.imaging.limits import ImageLimits
 from isocenter.imaging.postprocess.objects import ObjectRule, objects_of
 from isocenter.imaging.transforms.arrays.pipeline import ArrayPipeline
@@ -170,6 +171,15 @@ def test_which_of_two_channels_of_one_name_is_meant_is_not_guessed(names: list[s
         read(data, channel=names[0].lower())
     np.testing.assert_array_equal(read(data, channel=1).voxels[0], STACK[1])
     np.testing.assert_array_equal(read(data, channel="b").voxels[0], STACK[2])
+
+
+def test_names_that_collide_with_those_made_of_others_are_told_apart_at_once() -> None:
+    chain = ["A", "A"]
+    while len(chain) < 2_000:
+        chain.append(f"{chain[-1]} ({len(chain) - 2})")
+    found = distinct(chain, len(chain))
+    assert len(set(found)) == len(chain)
+    assert distinct(("a", "a", "a (0)"), 3) == ("a (0)'", "a (1)", "a (0)")
 
 
 def test_forty_channels_in_one_page_are_forty() -> None:

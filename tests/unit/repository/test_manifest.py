@@ -141,6 +141,7 @@ def test_a_segmenter_says_its_channels_its_steps_and_its_windows(tmp_path: Path)
         pytest.param({"steps": [{"kind": "spin"}]}, "steps.0", id="unknown step"),
         pytest.param({"steps": [{"kind": "resize", "size": [9, 9]}]}, "resize is of 2 spatial axes", id="flat step"),
         pytest.param({"input": {**SEGMENTER["input"], "channels": ["t1", "t1"]}}, "channels repeat", id="one twice"),
+        pytest.param({"input": {**SEGMENTER["input"], "extent_mm": [9, 5]}}, "above the most", id="extent"),
         pytest.param(
             {"output": {**SEGMENTER["output"], "labels": ["tumor"]}}, "background and at least one", id="one label"
         ),
@@ -158,6 +159,9 @@ def test_what_a_segmenter_cannot_be_is_named(tmp_path: Path, changes: dict[str, 
         pytest.param({"steps": SEGMENTER["steps"]}, "steps does not belong", id="steps of a classifier"),
         pytest.param({"sliding": {"roi": [9, 9]}}, "sliding does not belong", id="windows of a classifier"),
         pytest.param({"input": {**MANIFEST_DATA["input"], "kind": "volume3d"}}, "image2d, not volume3d", id="volume"),
+        pytest.param(
+            {"input": {**MANIFEST_DATA["input"], "extent_mm": [5, 9]}}, "extent_mm is of models of volumes", id="extent"
+        ),
         pytest.param({**TENSORS, "output": {"labels": ["a"]}}, "output.labels does not belong", id="labels of tensors"),
         pytest.param({**TENSORS, "steps": SEGMENTER["steps"]}, "steps does not belong", id="steps of tensors"),
     ],

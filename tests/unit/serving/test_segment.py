@@ -10,7 +10,7 @@ import pytest
 
 from isocenter.core.clock import ManualClock
 from isocenter.core.deadline import Deadline
-from isocenter.core.errors import DeadlineExceeded, Overloaded, RuntimeFault
+from isocenter.core.errors import DeadlineExceeded, InputNotAccepted, Overloaded, RuntimeFault
 from isocenter.core.events import RecordingObserver, Shed
 from isocenter.core.request import EngineTimings, Request, Result
 from isocenter.core.tensor import Array, Tensors
@@ -101,6 +101,25 @@ async def test_windows_of_a_volume_are_one_group_of_its_own_name_and_priority(tm
     assert {request.group for request in requests} == {"r1"}
     assert sorted(request.id for request in requests) == sorted(f"r1/{number}" for number in range(len(requests)))
     assert {(request.priority, request.deadline.at_s) for request in requests} == {(3, 9.0)}
+
+
+@pytest.mark.parametrize(("extent_mm", "axis"), [([8, 20], None), ([8, 19], 0), ([9, 20], 2)])
+async def test_a_scan_that_is_not_as_large_as_what_it_shows_is_refused_before_any_window(
+    tmp_path: Path, extent_mm: list[float], axis: int | None
+) -> None:
+    given = {"kind": "volume3d", "tensor": "x", "channels": ["t1"], "extent_mm": extent_mm}
+    stage = Stage(tmp_path, Engine(), input=given)
+    if axis is None:
+        assert (await stage()).mask.shape == (20, 9, 8)
+        return
+
+    with pytest.raises(InputNotAccepted) as caught:
+        await stage()
+    measured = float(VOXELS.shape[1 + axis])
+    assert caught.value.details == {
+        "axis": axis, "extent_mm": measured, "min_mm": extent_mm[0], "max_mm": extent_mm[1]
+    }  # fmt: skip
+    assert stage.engine.requests == []
 
 
 async def test_a_lone_window_is_by_itself(tmp_path: Path) -> None:

@@ -140,15 +140,16 @@ def asked_in(texts: Mapping[str, str], *, threshold: float | None = None) -> Cel
 
 
 def both(query: Mapping[str, str], form: Form) -> dict[str, str]:
-    """What stands in the query and what stands in the form, together.
+    """What stands in the query and what stands in the form, together; what is empty is as good as absent.
 
     Raises:
         BadRequest: they disagree.
     """
+    asked = {name: text for name, text in query.items() if text}
     for name, text in form.texts.items():
-        if query.get(name, text) != text:
-            raise BadRequest(f"{name} is {query[name][:64]!r} in the query and {text[:64]!r} in the form")
-    return {**query, **form.texts}
+        if text and asked.setdefault(name, text) != text:
+            raise BadRequest(f"{name} is {asked[name][:64]!r} in the query and {text[:64]!r} in the form")
+    return asked
 
 
 def _threshold(given: str) -> float:

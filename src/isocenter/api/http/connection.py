@@ -35,7 +35,9 @@ class Connection:
         """Called if he leaves; set and unset by the request that is being answered."""
 
     def lose(self) -> None:
-        """The caller has left."""
+        """The caller has left; told again, it is no news."""
+        if self.lost:
+            return
         self.lost = True
         if self.on_lost is not None:
             self.on_lost()

@@ -234,7 +234,7 @@ def _mistake_of(scope: Scope) -> IsocenterError | None:
     """What a head must not say."""
     headers = scope[HEADERS]
     coding = headers.get(b"transfer-encoding")
-    if coding is not None and coding.lower() != b"chunked":
+    if coding is not None and coding.strip(b" \t").lower() != b"chunked":
         return BadRequest(f"Transfer-Encoding is {coding[:64].decode('latin-1')!r}; of these, chunked is understood")
     if len(headers) == len(scope["headers"]):
         return None

@@ -11,6 +11,8 @@ from isocenter.core.errors import BadRequest
 
 _AS_BYTES: Final = "latin-1"
 """Every byte is a character of it, and comes back as that byte."""
+_QUOTED: Final = re.compile(r'"(?:\\.|[^"\\])*"')
+_CHARSETS: Final = frozenset({"utf-8", "iso-8859-1", "latin-1", "us-ascii"})
 _WITH_CHARSET: Final = re.compile(r"; *filename\*=([\w.:-]+)'[\w-]*'([^;\s]*)", re.ASCII | re.IGNORECASE)
 
 
@@ -99,10 +101,9 @@ def _file_name(segment: MultipartSegment) -> str | None:
     """That of a file; some older clients write it with its character set (RFC 5987), and not otherwise."""
     if segment.filename is not None:
         return _as_sent(segment.filename)
-    given = _WITH_CHARSET.search(segment.header("Content-Disposition", ""))
+    given = _WITH_CHARSET.search(_QUOTED.sub("", segment.header("Content-Disposition", "")))
     if given is None:
         return None
-    try:
-        return unquote(given[2], encoding=given[1], errors="replace")
-    except LookupError:
-        return given[2]
+    # No other set: Python knows some that run code of their own, or make what is no text.
+    charset = given[1].lower()
+    return unquote(given[2], encoding=charset, errors="replace") if charset in _CHARSETS else given[2]

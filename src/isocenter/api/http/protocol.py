@@ -51,8 +51,14 @@ class HttpProtocol(HttpToolsProtocol):
     _last: Headed | None = None
     """The answer after which nothing is read any more."""
     _beside_bytes = 0
-    """What came since the head began, or since the last piece of the body."""
+    """What came since the last request was complete, or since the last piece of the body; but for the rest of what came
+    with that."""
+    _piece_bytes = 0
+    """What came last."""
+    _head_most_bytes = 0
+    """What came since the head began, and what came with its beginning."""
     _head_began_s: float | None = None
+    """On the loop's clock, while a head is coming."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to count the time in which nothing comes."""
@@ -78,7 +84,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self._last is not None:
             return
-        self._beside_bytes += len(data)
+        self._piece_bytes = len(data)
+        self._beside_bytes += self._piece_bytes
+        self._head_most_bytes += self._piece_bytes
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
@@ -89,9 +97,16 @@ class HttpProtocol(HttpToolsProtocol):
         elif self.timeout_keep_alive_task is None and (self.cycle is None or self.cycle.response_complete):
             self._count_silence()
 
+    def on_message_begin(self) -> None:
+        """The first byte of a head."""
+        super().on_message_begin()
+        self._head_began_s, self._head_most_bytes = self.loop.time(), self._piece_bytes
+
     def on_headers_complete(self) -> None:
         """A request may be answered now, or after those before it."""
-        if self._beside_bytes > _MAX_HEAD_BYTES and (size := self._size_of_head()) > _MAX_HEAD_BYTES:
+        if self.parser.get_http_version() not in ("1.1", "1.0"):
+            raise BadRequest(f"HTTP/{self.parser.get_http_version()} is not spoken here; 1.1 and 1.0 are")
+        if self._head_most_bytes > _MAX_HEAD_BYTES and (size := self._size_of_head()) > _MAX_HEAD_BYTES:
             raise _too_long(size)
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
@@ -131,6 +146,9 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self._last is not None and not more:
             self._write_last()
+        elif self._head_began_s is not None and self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+            self._count_silence()
 
     def timeout_keep_alive_handler(self) -> None:
         """Nothing came: the rest of a body is not waited for any longer either."""
@@ -183,27 +201,38 @@ class HttpProtocol(HttpToolsProtocol):
             self.send_400_response(error.message)
             return
         self._last = self._refuse_the_rest(error)
-        answered = self._refused or self.cycle is None or self.cycle.response_complete
-        if self._receiving and answered:  # already
-            self._receiving = False
-            self.transport.close()
-        elif self._receiving and self.pipeline:
+        cycle, receiving = self.cycle, self._receiving
+        answered = self._refused or cycle is None or cycle.response_complete
+        self._receiving = False
+        if not receiving:
+            if answered:
+                self._write_last()
+        elif answered:  # already: nothing is said to it twice
+            self._linger()
+        elif self.pipeline:
             self.pipeline.popleft()  # the one that came last, which will never be complete
-        elif self._receiving or answered:
+        elif cycle.response_started:  # the rest of that answer is all that may be written
+            self.transport.close()
+        else:
+            cycle.disconnected = True  # whoever waits for its body is told that the caller left
+            cycle.message_event.set()
+            self._caller.lose()
             self._write_last()
 
     def _write_last(self) -> None:
         assert self._last is not None
-        self._unset_keepalive_if_required()
         if self.transport.is_closing():
             return
         answer, headers = self._last
         self.transport.write(_on_the_wire(answer, headers, self.server_state.default_headers))
-        if self._receiving:  # whoever waits for its body is told that the caller left
-            self._receiving = False
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close, but not at once: that would reset the connection of one who still sends, before he has read it all."""
+        self._unset_keepalive_if_required()
+        if self.transport.is_closing():
             self.transport.close()
             return
-        # Closing at once would reset the connection of one who still sends, and he would see that in place of this.
         self._patient.write_eof()
         self._lingering = self.loop.call_later(_LINGER_S, self.transport.close)
 
@@ -229,10 +258,8 @@ class HttpProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         patience_s: float = self.timeout_keep_alive
-        if self._beside_bytes and not self._receiving:  # a head has begun: it has this time from its first byte on
-            now_s = self.loop.time()
-            self._head_began_s = now_s if self._head_began_s is None else self._head_began_s
-            patience_s -= now_s - self._head_began_s
+        if self._head_began_s is not None:  # a head has this time from its first byte on
+            patience_s -= self.loop.time() - self._head_began_s
         self.timeout_keep_alive_task = self.loop.call_later(patience_s, self.timeout_keep_alive_handler)
 
     def _may_close(self) -> bool:

@@ -79,6 +79,8 @@ class ImageFile:
     """None: of undefined length, as compressed pixels are."""
     sop_class: str
     series_key: str
+    has_series_uid: bool
+    """Without it, files of one study and series number are one series."""
     patient_key: str
     place_key: str
     """The frame of reference."""
@@ -341,6 +343,7 @@ def _image_file(
         raise UnsupportedMedia(
             f"file {part.number} maps its values by a table (Modality LUT); slope and intercept are read"
         )
+    has_series_uid = text(dataset, "SeriesInstanceUID") != ""
     file = ImageFile(
         part=part,
         syntax=syntax,
@@ -348,7 +351,8 @@ def _image_file(
         pixels_at=at,
         pixels_bytes=None if length == _UNDEFINED else length,
         sop_class=sop_class,
-        series_key=digest(dataset, "StudyInstanceUID", "SeriesInstanceUID"),
+        series_key=digest(dataset, "StudyInstanceUID", "SeriesInstanceUID" if has_series_uid else "SeriesNumber"),
+        has_series_uid=has_series_uid,
         patient_key=digest(dataset, "PatientID") or digest(dataset, "PatientName"),
         place_key=digest(dataset, "FrameOfReferenceUID"),
         modality=text(dataset, "Modality").upper(),

@@ -4,9 +4,12 @@ import math
 from collections.abc import Iterator
 from typing import Any, Final
 
+import numpy as np
+
 from isocenter.core.errors import BadGeometry, BadImage, MissingGeometry
 from isocenter.imaging.codecs.dicom import ImageFile, Plane
 from isocenter.imaging.codecs.dicom_values import image_type, number, numbers, require, stated, text
+from isocenter.imaging.codecs.volume_grid import FARTHEST_MM, farthest_corner_mm
 
 _UNIT_LIMIT: Final = 1e-3
 _LONGEST_MM: Final = 1e4
@@ -142,6 +145,15 @@ def _plane(
             details={"file": file.part.number, "spacing_mm": [between_rows, between_columns]},
         )
     along_row, along_column = _right_angled(directions, file)
+    affine = np.eye(4)
+    affine[:3, 0] = np.multiply(along_row, between_columns)
+    affine[:3, 1] = np.multiply(along_column, between_rows)
+    affine[:3, 3] = position
+    if (far := farthest_corner_mm((file.columns, file.rows, 1), affine)) > FARTHEST_MM:
+        raise BadGeometry(
+            f"file {file.part.number} has a corner {far:g} mm from the origin, at most {FARTHEST_MM:g} mm are read",
+            details={"file": file.part.number, "farthest_mm": far, "limit_mm": FARTHEST_MM},
+        )
     slope, intercept = (stated(values, keyword, file.part) for keyword in _RESCALE)
     if slope == 0:
         raise BadImage(f"file {file.part.number} multiplies its pixels by 0", details={"file": file.part.number})

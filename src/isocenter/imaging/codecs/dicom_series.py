@@ -220,7 +220,11 @@ def _refuse_unlike(stack: Sequence[Plane]) -> None:
 
 
 def _apart(stack: list[Plane]) -> list[list[Plane]]:
-    """Volumes that share their positions, told apart by as few kinds as do; one volume where none does."""
+    """Volumes that share their positions, told apart by as few kinds as do; one volume where none does.
+
+    Raises:
+        MixedSeries: however they are told apart into so many, slices of several kinds take turns in one.
+    """
     if not _repeated(stack):
         _refuse_kinds(stack)
         return [stack]
@@ -229,6 +233,8 @@ def _apart(stack: list[Plane]) -> list[list[Plane]]:
         for name in dict.fromkeys(name for plane in stack for name, _ in plane.kinds)
         if len({dict(plane.kinds).get(name) for plane in stack}) > 1
     ]
+    mixed: MixedSeries | None = None
+    into = 0
     for count in (1, 2, len(names)):
         for chosen in combinations(names, count):
             groups: dict[tuple[str | None, ...], list[Plane]] = {}
@@ -236,8 +242,19 @@ def _apart(stack: list[Plane]) -> list[list[Plane]]:
                 kinds = dict(plane.kinds)
                 groups.setdefault(tuple(kinds.get(name) for name in chosen), []).append(plane)
             whole = len({len(group) for group in groups.values()}) == 1
-            if len(groups) > 1 and whole and not any(map(_repeated, groups.values())):
+            if len(groups) < 2 or not whole or any(map(_repeated, groups.values())):
+                continue
+            if mixed is not None and len(groups) != into:
+                continue  # more kinds would make volumes of every other slice
+            try:
+                for group in groups.values():
+                    _refuse_kinds(group)
+            except MixedSeries as exc:
+                mixed, into = mixed or exc, len(groups)
+            else:
                 return [*groups.values()]
+    if mixed is not None:
+        raise mixed
     return [stack]
 
 
@@ -373,7 +390,7 @@ def _notes(planes: Sequence[Plane]) -> tuple[Note, ...]:
         notes.append(Note("rescaled_per_slice", f"{len(scales)} different slopes and intercepts, each for its slices"))
     if any(plane.file.lossy for plane in planes):
         notes.append(Note("lossy_compression", "the pixels were compressed with loss before they came here"))
-    if not first.series_key:
+    if not first.has_series_uid:
         notes.append(Note("no_series_uid", "the files do not say of which series they are"))
     if first.announced and len(planes) < first.announced:
         notes.append(

@@ -55,7 +55,9 @@ def peek(part: Part, *, limits: VolumeLimits) -> GridHeader:
     name = _TYPES.get(fields.get("ElementType", ""))
     if name is None:
         raise UnsupportedMedia("a MetaImage of voxels of another type than whole numbers and floats")
-    big = _flag(fields, "BinaryDataByteOrderMSB") or _flag(fields, "ElementByteOrderMSB")
+    orders = {_flag(fields, each) for each in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")} - {None}
+    if len(orders) > 1:
+        raise BadImage("BinaryDataByteOrderMSB and ElementByteOrderMSB of the MetaImage contradict each other")
     scaled = [_numbers(fields, f"ElementToIntensityFunction{each}") for each in ("Slope", "Offset")]
     if scaled[0] not in (None, [1.0]) or scaled[1] not in (None, [0.0]):
         raise UnsupportedMedia(
@@ -66,7 +68,7 @@ def peek(part: Part, *, limits: VolumeLimits) -> GridHeader:
         shape=shape,
         volumes=1,
         interleaved=False,
-        dtype=np.dtype(f"{'>' if big else '<'}{name}"),
+        dtype=np.dtype(f"{'>' if True in orders else '<'}{name}"),
         offset=offset,
         packing="deflate" if _flag(fields, "CompressedData") else "raw",
         geometry=geometry_of(shape, affine),
@@ -116,9 +118,11 @@ def _fields(start: bytes) -> tuple[dict[str, str], int]:
         if end < 0:
             break
         name, _, value = start[at:end].decode("utf-8", "replace").partition("=")
-        fields[name.strip()] = value.strip()
+        name, value = name.strip(), value.strip()
+        if fields.setdefault(name, value) != value:
+            raise BadImage(f"the MetaImage says its {name[:20]} twice, and each time another one")
         at = end + 1
-        if name.strip() == _LAST.decode():
+        if name == _LAST.decode():
             return fields, at
     raise TruncatedImage("the MetaImage ends within its header, or it is too long", details={"bytes": len(start)})
 

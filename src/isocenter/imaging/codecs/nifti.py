@@ -35,7 +35,10 @@ _TYPES: Final = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
 }  # fmt: skip
 _OTHER_TYPES: Final = {1: "single bits", 32: "complex", 128: "RGB", 1536: "float128", 1792: "complex", 2304: "RGBA"}
-_MM_PER_UNIT: Final = {1: 1000.0, 3: 0.001}
+_MM_PER_UNIT: Final = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
+"""By the lowest three bits of xyzt_units; 0 says nothing, and is taken for millimetres as other readers do."""
+_VOXELS_FROM: Final = {1: 352, 2: 544}
+"""The first byte of voxels in one file, by version: four bytes after the header say whether extensions follow."""
 _TINY_QUATERNION: Final = 3 * float(np.finfo(np.float32).eps)
 _CHUNK_VOXELS: Final = 2**22
 _PADDING_BYTES: Final = 2**20
@@ -117,8 +120,12 @@ def read_header(start: bytes, *, limits: VolumeLimits) -> NiftiHeader:
     limits.check_grid(shape)
     dtype = _dtype(int(said["datatype"]), int(said["bitpix"]), order)
     offset = float(said["vox_offset"])
-    if not (math.isfinite(offset) and offset >= (348, 540)[version - 1] and offset == int(offset)):
-        raise BadImage(f"the voxels start at byte {offset:g}", details={"offset": str(offset)})
+    first = _VOXELS_FROM[version]
+    if not (math.isfinite(offset) and offset >= first and offset == int(offset)):
+        raise BadImage(
+            f"the voxels start at byte {offset:g}; in a NIfTI-{version} of one file at a whole number from {first}",
+            details={"offset": str(offset), "limit": first},
+        )
     affine, notes = _affine(said, shape)
     geometry = geometry_of(shape, swap_lps_ras(affine))
     slope, intercept = _scaling(float(said["scl_slope"]), float(said["scl_inter"]))
@@ -275,7 +282,10 @@ def _affine(said: dict[str, Any], shape: tuple[int, int, int]) -> tuple[Affine, 
     for name, form in forms.items():
         if not np.isfinite(form).all():
             raise BadGeometry(f"the {name} of the NIfTI is not finite", details={"form": name})
-    unit_mm = _MM_PER_UNIT.get(int(said["xyzt_units"]) & 7, 1.0)
+    unit = int(said["xyzt_units"]) & 7
+    if unit not in _MM_PER_UNIT:
+        raise BadGeometry(f"the NIfTI counts lengths in unit {unit}, which is none of length", details={"unit": unit})
+    unit_mm = _MM_PER_UNIT[unit]
     (affine, notes), *others = (counted_in(unit_mm, form) for form in forms.values())
     apart = max((apart_mm(affine, other, shape) for other, _ in others), default=0.0)
     if apart > SFORM_QFORM_LIMIT:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -235,6 +236,14 @@ def distinct(names: Sequence[str], count: int) -> tuple[str, ...]:
     ('DAPI (0)', '1', 'DAPI (2)', '3')
     """
     own = [(names[number] if number < len(names) else "") or str(number) for number in range(count)]
-    while len(set(own)) < count:
-        own = [name if own.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(own)]
-    return tuple(own)
+    times = Counter(own)
+    taken = {name for name, several in times.items() if several == 1}
+    found: list[str] = []
+    for number, name in enumerate(own):
+        if times[name] > 1:
+            name = f"{name} ({number})"
+            while name in taken:
+                name += "'"
+            taken.add(name)
+        found.append(name)
+    return tuple(found)

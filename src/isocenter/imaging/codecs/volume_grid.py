@@ -4,6 +4,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -19,6 +20,8 @@ from isocenter.imaging.volume import Volume
 HEADER_BYTES: Final = 64 * 2**10
 SHEAR_LIMIT_DEG: Final = 0.5
 _LONGEST_MM: Final = 1e4
+FARTHEST_MM: Final = 1e5
+"""From the origin to a corner of a grid. Masks are written with places in float32, which rounds to 0.004 mm there."""
 _MM: Final = {
     **dict.fromkeys(("", "?", "mm", "millimeter", "millimeters", "millimetre", "millimetres"), 1.0),
     **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1e3),
@@ -60,10 +63,25 @@ def geometry_of(shape: tuple[int, int, int], lps_from_voxel: Affine) -> Geometry
         raise BadGeometry(
             f"voxels of {' x '.join(f'{each:g}' for each in lengths)} mm", details={"spacing_mm": [*map(str, lengths)]}
         )
+    if (far := farthest_corner_mm(shape, lps_from_voxel)) > FARTHEST_MM:
+        raise BadGeometry(
+            f"a corner of the grid lies {far:g} mm from the origin, at most {FARTHEST_MM:g} mm are read",
+            details={"farthest_mm": far, "limit_mm": FARTHEST_MM},
+        )
     try:
         return Geometry(shape, lps_from_voxel)
     except ValueError as exc:
         raise BadGeometry(f"the place that the header names is impossible: {exc}") from exc
+
+
+def farthest_corner_mm(shape: tuple[int, int, int], lps_from_voxel: Affine) -> float:
+    """How far from the origin the middle of a corner voxel lies, at most.
+
+    >>> farthest_corner_mm((4, 1, 1), np.eye(4))
+    3.0
+    """
+    corners = np.array([(*corner, 1) for corner in product(*((0, size - 1) for size in shape))]).T
+    return max(math.hypot(*corner) for corner in (lps_from_voxel @ corners)[:3].T.tolist())
 
 
 def in_millimetres(affine: Affine, units: Sequence[str]) -> tuple[Affine, tuple[Note, ...]]:

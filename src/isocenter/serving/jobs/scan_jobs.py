@@ -5,9 +5,10 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from isocenter.core.deadline import Deadline
+from isocenter.core.errors import StoreUnavailable
 from isocenter.imaging.codecs.volume_files import Pick
 from isocenter.serving.jobs.files import typed, write_folder
 from isocenter.serving.jobs.job import Job
@@ -21,6 +22,8 @@ KIND: Final = "segment_scan"
 
 Sent: TypeAlias = bytes | Files | ScanPath
 """One scan as a caller sends it: bytes of a file, several files, or a path."""
+
+T = TypeVar("T")
 
 _NAMES: Final = "names"
 _SHAPE: Final = ("model", "version", "formats")
@@ -66,7 +69,7 @@ def keep(source: Sent | Mapping[str, Sent], folder: Path) -> None:
     """
     files: dict[str, bytes | Path] = {}
     names: dict[str, list[tuple[str, int]]] = {}
-    for number, (channel, each) in enumerate(_sent(source).items()):
+    for number, (channel, each) in enumerate(_in_order(_sent(source))):
         held = _files(each)
         if held:
             files[str(number)] = b"".join(held.values())
@@ -83,19 +86,21 @@ def kept(told: Mapping[str, Any], folder: Path) -> GivenScan | Mapping[str, Give
     """What was sent, as the use case takes it.
 
     Raises:
-        StoreUnavailable: it cannot be read.
+        StoreUnavailable: it cannot be read, or is not what was sent.
     """
     several = "channels" in told
     scans = told["channels"] if several else {"": told}
     names = json.loads((folder / _NAMES).read_bytes()) if (folder / _NAMES).exists() else {}
     found: dict[str, GivenScan] = {}
-    for number, (channel, each) in enumerate(scans.items()):
+    for number, (channel, each) in enumerate(_in_order(scans)):
         if "scan_path" in each:
             found[channel] = ScanPath(each["scan_path"])
-        elif channel in names:
-            found[channel] = _parted(folder / str(number), names[channel])
-        else:
-            found[channel] = folder / str(number)
+            continue
+        blob = folder / str(number)
+        held = _parted(blob, names[channel]) if channel in names else blob
+        if _digest_of(held) != each["sha256"]:
+            raise StoreUnavailable("what was kept of the scan is not what was sent")
+        found[channel] = held
     return found if several else found[""]
 
 
@@ -160,11 +165,22 @@ def _channels(source: Sent | Mapping[str, Sent], describe: Callable[[Sent], dict
 def _described(scan: Sent) -> dict[str, Any]:
     if isinstance(scan, ScanPath):
         return {"scan_path": scan.text}
-    digest = hashlib.sha256()
-    for name, data in _files(scan).items():
-        digest.update(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest())
-        digest.update(hashlib.sha256(data).digest())
-    return {"sha256": digest.hexdigest(), "bytes": sum(map(len, _files(scan).values()))}
+    return {"sha256": _digest_of(scan), "bytes": sum(map(len, _files(scan).values()))}
+
+
+def _digest_of(scan: bytes | Files | Path) -> str:
+    """Of its files in their order, whatever they are called."""
+    if isinstance(scan, Path):
+        with scan.open("rb") as file:
+            each = [hashlib.file_digest(file, "sha256").digest()]
+    else:
+        each = [hashlib.sha256(data).digest() for data in _files(scan).values()]
+    return hashlib.sha256(b"".join(each)).hexdigest()
+
+
+def _in_order(channels: Mapping[str, T]) -> list[tuple[str, T]]:
+    """By name: what is asked comes back from the store in another order than it was sent in."""
+    return sorted(channels.items())
 
 
 def _files(scan: Sent) -> Mapping[str, bytes]:

@@ -188,6 +188,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "no spacing": (without("PixelSpacing"), "missing_geometry"),
     "no spacing of one": (without("PixelSpacing", ONE), "missing_geometry"),
     "spacing 0": (put("PixelSpacing", [0, 4.0]), "bad_geometry"),
+    "far from the origin": (lambda made: [move((0, 1e15, 0))(each) for each in made], "bad_geometry"),
     "half a position": (put("ImagePositionPatient", [1.0, 2.0], ONE), "bad_geometry"),
     "no rows": (without("Rows", ONE), "bad_image"),
     "no word on signs": (without("PixelRepresentation", ONE), "bad_image"),
@@ -258,6 +259,24 @@ def test_one_series_of_two_is_read_when_it_is_named() -> None:
     for number, seed in ((1, 0), (2, 1)):
         np.testing.assert_array_equal(read(mixed, Pick(series=number)).voxels[0], voxels(seed).transpose(2, 1, 0))
     refused(mixed, "several_volumes", Pick(series=3))
+
+
+@pytest.mark.parametrize("missing", [("SeriesInstanceUID",), ("SeriesInstanceUID", "StudyInstanceUID")], ids=str)
+def test_files_without_a_series_are_one_and_that_is_recorded(missing: tuple[str, ...]) -> None:
+    made = slices()
+    for keyword in missing:
+        without(keyword)(made)
+    volume = read(files(made))
+    np.testing.assert_array_equal(volume.voxels[0], voxels().transpose(2, 1, 0))
+    assert [note.code for note in volume.notes] == ["no_series_uid"]
+
+
+def test_two_numbered_series_without_uids_are_not_merged() -> None:
+    made = slices()
+    without("SeriesInstanceUID")(made)
+    put("SeriesNumber", 9, slice(SLICES // 2, None))(made)
+    assert refused(files(made), "mixed_series").details["slices"] == [SLICES // 2, SLICES // 2]
+    assert read(files(made), Pick(series=2)).voxels.shape[-1] == SLICES // 2
 
 
 def test_volumes_of_one_place_are_told_apart_by_what_differs_and_must_be_named() -> None:

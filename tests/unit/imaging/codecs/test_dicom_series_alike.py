@@ -10,7 +10,7 @@ from pydicom.uid import UID
 
 from dicom_files import COLUMNS, ROWS, SLICES, Files, as_ct, coded, enhanced, every, files, slices, voxels
 from isocenter.core.errors import BadInput
-from isocenter.imaging.codecs.volume_files import describe, read_volume
+from isocenter.imaging.codecs.volume_files import Pick, describe, read_volume
 from isocenter.imaging.limits import VolumeLimits
 from isocenter.imaging.volume import Volume
 
@@ -21,10 +21,10 @@ def read(source: Files) -> Volume:
     return read_volume(source, limits=LIMITS)
 
 
-def refused(source: Files, code: str) -> BadInput:
+def refused(source: Files, code: str, pick: Pick | None = None) -> BadInput:
     """The refusal of reading; the description says the same, without raising."""
     with pytest.raises(BadInput) as caught:
-        read(source)
+        read_volume(source, limits=LIMITS, pick=pick)
     assert caught.value.code == code, caught.value
     facts = describe(source, limits=LIMITS)
     said = [series.refusal for series in facts] + [each.refusal for series in facts for each in series.volumes]
@@ -86,7 +86,7 @@ def kind_of(at: int, each: Dataset, keyword: str, values: tuple[Any, Any]) -> No
     setattr(each, keyword, values[at % 2])
 
 
-@pytest.mark.parametrize(
+TAKING_TURNS = pytest.mark.parametrize(
     ("keyword", "values", "what"),
     [
         ("EchoTime", (3.0, 90.0), "echo_times"),
@@ -94,6 +94,9 @@ def kind_of(at: int, each: Dataset, keyword: str, values: tuple[Any, Any]) -> No
         ("DiffusionBValue", (0.0, 1000.0), "b_values"),
     ],
 )
+
+
+@TAKING_TURNS
 def test_slices_of_several_kinds_side_by_side_are_no_volume(keyword: str, values: tuple[Any, Any], what: str) -> None:
     made = slices()
     for at, each in enumerate(made):
@@ -102,6 +105,35 @@ def test_slices_of_several_kinds_side_by_side_are_no_volume(keyword: str, values
     kinds = refused(files(made), "mixed_series").details[what]
     assert isinstance(kinds, list)
     assert len(kinds) == 2
+
+
+def two_times(keyword: str, values: Callable[[int, int], Any]) -> Files:
+    """Two volumes at one place, and what a tag says in each of them, slice by slice."""
+    found: Files = {}
+    for time in range(2):
+        made = slices(voxels(time))
+        for at, each in enumerate(made):
+            each.TemporalPositionIdentifier = time + 1
+            each.InstanceNumber += time * SLICES
+            setattr(each, keyword, values(time, at))
+        found |= {f"{time}-{name}": data for name, data in files(made).items()}
+    return found
+
+
+@TAKING_TURNS
+def test_nor_are_those_of_one_of_several_volumes(keyword: str, values: tuple[Any, Any], what: str) -> None:
+    """Neither as volumes of every slice, nor as twice as many of every other one."""
+    kinds = refused(two_times(keyword, lambda _time, at: values[at % 2]), "mixed_series", Pick(volume=0)).details[what]
+    assert isinstance(kinds, list)
+    assert len(kinds) == 2
+
+
+def test_volumes_are_told_apart_by_what_leaves_each_of_one_kind() -> None:
+    weightings = two_times("DiffusionBValue", lambda time, at: (0.0, 1000.0)[(time + at) % 2])
+    for volume in (0, 1):
+        picked = read_volume(weightings, limits=LIMITS, pick=Pick(volume=volume)).voxels[0]
+        for at in range(SLICES):
+            np.testing.assert_array_equal(picked[..., at], voxels((volume + at) % 2)[at].T)
 
 
 def test_what_a_ct_scanner_adds_to_the_type_of_some_slices_makes_no_other_kind_of_them() -> None:

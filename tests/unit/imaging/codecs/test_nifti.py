@@ -180,6 +180,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "colours": ({"datatype": 128, "bitpix": 24}, "unsupported_media"),
     "bits that do not fit the type": ({"bitpix": 8}, "bad_image"),
     "voxels in the header": ({"vox_offset": 40}, "bad_image"),
+    "far from the origin": ({"srow_x": [-2.0, 0, 0, 300000.017], "qform_code": 0}, "bad_geometry"),
     "voxels beyond the end": ({"vox_offset": 4000}, "truncated_image"),
     "a pair of files": ({"magic": b"ni1"}, "unsupported_media"),
     "adds what is no number": ({"scl_slope": 2.0, "scl_inter": np.inf}, "bad_image"),
@@ -195,6 +196,24 @@ def test_a_header_that_cannot_be_trusted_is_refused(name: str) -> None:
     (facts,) = describe(data, limits=LIMITS)
     assert facts.refusal is not None
     assert facts.refusal.code == code
+
+
+@pytest.mark.parametrize(("two", "first"), [(False, 352), (True, 544)], ids=["nifti1", "nifti2"])
+def test_no_byte_before_the_end_of_the_header_is_a_voxel(two: bool, first: int) -> None:
+    """The four bytes before say whether extensions follow."""
+    for offset in range(first - 4, first):
+        data = coded(image(two=two), vox_offset=offset)
+        refused(data, "bad_image", {"offset": str(float(offset)), "limit": first})
+    data = coded(image(two=two), vox_offset=first)
+    assert_as_nibabel(read(data), data)
+
+
+@pytest.mark.parametrize("time", [0, 8, 16, 24], ids=["none", "seconds", "milliseconds", "microseconds"])
+def test_a_unit_that_is_none_of_length_is_not_taken_for_millimetres(time: int) -> None:
+    for unit in (0, 2):
+        assert read(coded(image(), xyzt_units=time | unit)).notes == ()
+    for unit in (4, 5, 6, 7):
+        refused(coded(image(), xyzt_units=time | unit), "bad_geometry", {"unit": unit})
 
 
 def test_every_cut_is_refused() -> None:

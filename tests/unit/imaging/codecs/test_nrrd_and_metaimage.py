@@ -145,6 +145,13 @@ REFUSED = {
     "nrrd, lengths in pixels": (nrrd(space_units='"pixel" "pixel" "pixel"'), "bad_geometry"),
     "nrrd, lengths of two units": (nrrd(space_units='"mm" "mm" "cm"'), "bad_geometry"),
     "nrrd, two spaces": (nrrd().replace(b"sizes", b"space: RAS\nsizes"), "bad_image"),
+    "nrrd, far from the origin": (nrrd(space_origin="(1,1e7,3)"), "bad_geometry"),
+    "mha, far from the origin": (mha(Offset="1 2 -1e15"), "bad_geometry"),
+    "mha, two byte orders": (mha(ElementByteOrderMSB="True"), "bad_image"),
+    "mha, two other byte orders": (mha(BinaryDataByteOrderMSB="T", ElementByteOrderMSB="F"), "bad_image"),
+    "mha, two offsets": (mha().replace(b"NDims", b"Offset = 9 9 9\nNDims"), "bad_image"),
+    "mha, two matrices": (mha().replace(b"NDims", b"TransformMatrix = -1 0 0 0 1 0 0 0 1\nNDims"), "bad_image"),
+    "mha, two sizes": (mha().replace(b"NDims", b"DimSize = 3 4 5\nNDims"), "bad_image"),
     "mha, lengths in parsecs": (mha(DistanceUnits="pc"), "bad_geometry"),
     "mha, values scaled": (mha(ElementToIntensityFunctionSlope="2"), "unsupported_media"),
     "mha, values moved": (mha(ElementToIntensityFunctionOffset="-1024"), "unsupported_media"),
@@ -180,6 +187,11 @@ def test_lengths_of_other_units_become_millimetres_and_that_is_recorded(unit: st
 def test_flags_are_those_that_metaio_takes_for_true(flag: str) -> None:
     volume = read_volume(mha(VOXELS.astype(">i2").tobytes(), BinaryDataByteOrderMSB=flag), limits=LIMITS)
     np.testing.assert_array_equal(volume.voxels[0].transpose(2, 1, 0), VOXELS)
+
+
+def test_what_a_metaimage_says_twice_alike_is_said_once() -> None:
+    for data in (mha().replace(b"NDims", b"Offset = 1 2 3\nNDims"), mha(ElementByteOrderMSB="False")):
+        np.testing.assert_array_equal(read_volume(data, limits=LIMITS).voxels[0].transpose(2, 1, 0), VOXELS)
 
 
 @pytest.mark.parametrize("name", REFUSED)
