@@ -6,6 +6,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from http_stage import LOOPS, Run, runner_on
+from isocenter.api.http import protocol
 from isocenter.app import Composition
 from isocenter.measure.recent import Recent
 from patience import PATIENCE_S
@@ -26,3 +28,15 @@ async def client(service: Composition) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(service.http)
     async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=PATIENCE_S) as client:
         yield client
+
+
+@pytest.fixture(params=LOOPS)
+def run(request: pytest.FixtureRequest) -> Run:
+    """Run a scenario on either event loop."""
+    return runner_on(request.param)
+
+
+@pytest.fixture
+def nobody_lingers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test sees is not the end of the time that a connection lingers, but where it is said so."""
+    monkeypatch.setattr(protocol, "_LINGER_S", 3600.0)

@@ -4,24 +4,12 @@ import json
 
 import pytest
 
-from http_stage import LOOPS, Run, Stage, runner_on, serving
+from http_stage import Run, Stage, serving
 from isocenter.api.http import protocol as module
 
-pytestmark = pytest.mark.may_block
+pytestmark = [pytest.mark.may_block, pytest.mark.usefixtures("nobody_lingers")]
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n"
-
-
-@pytest.fixture(params=LOOPS)
-def run(request: pytest.FixtureRequest) -> Run:
-    """Run a scenario on either event loop."""
-    return runner_on(request.param)
-
-
-@pytest.fixture(autouse=True)
-def nobody_lingers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test sees is not the end of this time, but where it is said so."""
-    monkeypatch.setattr(module, "_LINGER_S", 3600.0)
 
 
 @pytest.mark.parametrize("rudely", [False, True], ids=["closes", "resets"])

@@ -4,26 +4,14 @@ import json
 
 import pytest
 
-from http_stage import LOOPS, Caller, Run, Stage, runner_on, serving
+from http_stage import Caller, Run, Stage, serving
 from isocenter.api.http import protocol as module
 
-pytestmark = pytest.mark.may_block
+pytestmark = [pytest.mark.may_block, pytest.mark.usefixtures("nobody_lingers")]
 
 OFFER = b"POST /predict HTTP/1.1\r\nHost: t\r\nX-Name: n\r\nConnection: Upgrade, HTTP2-Settings, keep-alive\r\n"
 OFFER += b"Upgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\nContent-Length: %d\r\n\r\n"
 HEAD = b"POST /predict HTTP/1.1\r\nHost: t\r\nX-Name: n\r\n"
-
-
-@pytest.fixture(params=LOOPS)
-def run(request: pytest.FixtureRequest) -> Run:
-    """Run a scenario on either event loop."""
-    return runner_on(request.param)
-
-
-@pytest.fixture(autouse=True)
-def nobody_lingers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection ends because its caller has read the answer, and not because this time is over."""
-    monkeypatch.setattr(module, "_LINGER_S", 3600.0)
 
 
 async def refusal(caller: Caller) -> tuple[int, str]:

@@ -15,7 +15,6 @@ from isocenter.core.deadline import Deadline
 from isocenter.core.errors import (
     BadRequest,
     BadValue,
-    InputNotAccepted,
     IsocenterError,
     MissingImage,
     Overloaded,
@@ -25,7 +24,15 @@ from isocenter.core.errors import (
 from isocenter.core.events import Observer, Shed
 from isocenter.core.tensor import Array
 from isocenter.imaging.array import from_array
-from isocenter.imaging.codecs.microscopy import PixelsAsked, as_channels, chosen, pixel_size_um, read_image, volume_of
+from isocenter.imaging.codecs.microscopy import (
+    PixelsAsked,
+    as_channels,
+    chosen,
+    pixel_size_um,
+    read_image,
+    refuse_other_page,
+    volume_of,
+)
 from isocenter.imaging.limits import ImageLimits
 from isocenter.imaging.postprocess.activation import threshold_of
 from isocenter.imaging.postprocess.contours import polygons_of
@@ -224,10 +231,7 @@ class SegmentImage:
 
     def _taken(self, image: Array | Volume, asked: PixelsAsked) -> Volume:
         """What is asked of pixels that a caller already holds: as of a file with one page."""
-        if asked.page not in (None, 0):
-            raise InputNotAccepted(
-                f"page {asked.page} is asked for, there is 1", details={"page": asked.page, "pages": 1}
-            )
+        refuse_other_page(asked.page)
         if isinstance(image, Volume):
             return chosen(image, asked.channel)
         source = chosen(volume_of(from_array(image, limits=self._limits)), asked.channel)

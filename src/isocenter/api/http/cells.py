@@ -13,13 +13,12 @@ from isocenter.api.http.answer import Answer
 from isocenter.api.http.body import receive_body
 from isocenter.api.http.form import Form, FormFile, is_form, read_form
 from isocenter.api.http.gate import HEADERS
-from isocenter.api.http.head import number_in, version_in, whole_number_in
+from isocenter.api.http.head import number_in, together, version_in, whole_number_in
 from isocenter.api.http.problems import problem
 from isocenter.api.http.time_given import ReceivedWithin, asked_deadline, deadline_of, longest_deadline
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import (
-    BadRequest,
     BadValue,
     IsocenterError,
     MissingImage,
@@ -126,7 +125,7 @@ def asked_in(texts: Mapping[str, str], *, threshold: float | None = None) -> Cel
         BadValue: a text is not what its name needs, or out of range.
         BadRequest: the version is no number.
     """
-    texts = {name: text for name, text in texts.items() if text}
+    texts = _said(texts)
     page = texts.get("page")
     asked = CellsAsked(
         model=texts.get("model"),
@@ -145,11 +144,11 @@ def both(query: Mapping[str, str], form: Form) -> dict[str, str]:
     Raises:
         BadRequest: they disagree.
     """
-    asked = {name: text for name, text in query.items() if text}
-    for name, text in form.texts.items():
-        if text and asked.setdefault(name, text) != text:
-            raise BadRequest(f"{name} is {asked[name][:64]!r} in the query and {text[:64]!r} in the form")
-    return asked
+    return together(_said(query), _said(form.texts), where="form")
+
+
+def _said(texts: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in texts.items() if text}
 
 
 def _threshold(given: str) -> float:

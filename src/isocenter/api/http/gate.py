@@ -84,8 +84,7 @@ class Gate:
         if scope["method"] == "HEAD":  # the server beneath writes no body, by the scope that it has
             scope = {**scope, "method": "GET"}
         if (error := _mistake_of(scope)) is not None:
-            self._observer.observe(Answered("http", "", 0, error.code, 0.0, {}))
-            await self._write(as_asked(scope["path"], problem(error)), scope, send, close=True)
+            await self._turn_away(error, scope, send)
             return
         if scope["path"] in ALWAYS_OPEN:
             await self._app(scope, receive, self._sender(scope, send))
@@ -149,8 +148,12 @@ class Gate:
                 details={"connections": connection.number, "limit": self._max_connections, "where": "door"},
                 retry_after_s=_RETRY_AFTER_S,
             )
-        self._observer.observe(Answered("http", "", 0, refusal.code, 0.0, {}))
-        await self._write(as_asked(scope["path"], problem(refusal)), scope, send, close=True)
+        await self._turn_away(refusal, scope, send)
+
+    async def _turn_away(self, error: IsocenterError, scope: Scope, send: Send) -> None:
+        """Say why a request goes no further than here, and close the connection; it is counted."""
+        self._observer.observe(Answered("http", "", 0, error.code, 0.0, {}))
+        await self._write(as_asked(scope["path"], problem(error)), scope, send, close=True)
 
     async def _directly(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         answered = False
@@ -161,7 +164,7 @@ class Gate:
         except asyncio.CancelledError:
             if answered or self._door.is_open:
                 raise
-            await self._cut_off(scope, send)
+            await self._turn_away(_draining(), scope, send)  # a drain is over: the cancellation goes no further
         except Exception:
             problem = self._unexpected(scope)
             if not answered:
@@ -181,17 +184,11 @@ class Gate:
         except asyncio.CancelledError:
             if answered or self._door.is_open:
                 raise
-            await self._cut_off(scope, send)
+            await self._turn_away(_draining(), scope, send)  # a drain is over: the cancellation goes no further
         except Exception:
             problem = self._unexpected(scope)
             if not answered:
                 await self._write(problem, scope, send)
-
-    async def _cut_off(self, scope: Scope, send: Send) -> None:
-        """The time in which a server that stops waits for answers is over; its cancellation goes no further."""
-        refusal = _draining()
-        self._observer.observe(Answered("http", "", 0, refusal.code, 0.0, {}))
-        await self._write(as_asked(scope["path"], problem(refusal)), scope, send, close=True)
 
     async def _write(self, response: Response, scope: Scope, send: Send, *, close: bool = False) -> None:
         """Two messages, without the framework's way of sending."""

@@ -48,6 +48,18 @@ def query_of(query: bytes, known: Collection[str], *, leave_others: bool = False
     return dict(given)
 
 
+def together(query: Mapping[str, str], sent: Mapping[str, str], *, where: str) -> dict[str, str]:
+    """What stands in the query and what was sent in a form or another body.
+
+    Raises:
+        BadRequest: they disagree.
+    """
+    for name, text in sent.items():
+        if query.get(name, text) != text:
+            raise BadRequest(f"{name} is {query[name][:64]!r} in the query and {text[:64]!r} in the {where}")
+    return {**query, **sent}
+
+
 def version_in(given: str | None) -> int | None:
     """The number of a version.
 

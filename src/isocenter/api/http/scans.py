@@ -18,7 +18,7 @@ from isocenter.api.http.answer import Answer
 from isocenter.api.http.body import check_length
 from isocenter.api.http.connection import WhileConnected
 from isocenter.api.http.gate import HEADERS, REQUEST_ID, STARTED_S
-from isocenter.api.http.head import accepted, query_of, version_in
+from isocenter.api.http.head import accepted, query_of, together, version_in
 from isocenter.api.http.problems import problem
 from isocenter.api.http.scan_form import WHAT_IS_ASKED, SentScan, is_json, receive_scan
 from isocenter.api.http.time_given import ReceivedWithin, deadline_of, longest_deadline
@@ -26,7 +26,6 @@ from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import (
     BadInput,
-    BadRequest,
     BadValue,
     IsocenterError,
     WrongTask,
@@ -262,10 +261,7 @@ def both(query: Mapping[str, str], sent: SentScan) -> dict[str, str]:
     Raises:
         BadRequest: they disagree.
     """
-    for name, text in sent.texts.items():
-        if query.get(name, text) != text:
-            raise BadRequest(f"{name} is {query[name][:64]!r} in the query and {text[:64]!r} in the body")
-    return {**query, **sent.texts}
+    return together(query, sent.texts, where="body")
 
 
 def _formats(given: str) -> tuple[ScanFormat, ...]:

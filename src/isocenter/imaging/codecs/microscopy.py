@@ -67,9 +67,18 @@ def read_image(
             raise
         except Exception as exc:
             raster.refuse("tiff", exc, len(whole))
-    if asked.page not in (None, 0):
-        raise InputNotAccepted(f"page {asked.page} is asked for, there is 1", details={"page": asked.page, "pages": 1})
+    refuse_other_page(asked.page)
     return _usable(chosen(volume_of(raster.decode(whole, limits=limits)), asked.channel))
+
+
+def refuse_other_page(page: int | None) -> None:
+    """See that no other page is asked for than the only one that there is.
+
+    Raises:
+        InputNotAccepted: one is.
+    """
+    if page not in (None, 0):
+        raise InputNotAccepted(f"page {page} is asked for, there is 1", details={"page": page, "pages": 1})
 
 
 def pixel_size_um(volume: Volume) -> tuple[float, float] | None:
