@@ -23,7 +23,7 @@ from isocenter.api.http.problems import problem
 from isocenter.api.http.protocol import HttpProtocol
 from isocenter.core.clock import SystemClock
 from isocenter.core.errors import Abandoned, Overloaded
-from isocenter.core.events import NullObserver
+from isocenter.core.events import RecordingObserver
 from isocenter.serving.health import Door
 from patience import PATIENCE_S
 
@@ -58,6 +58,7 @@ class Stage:
         self.arrived: asyncio.Queue[str] = asyncio.Queue()
         self.ended: asyncio.Queue[str] = asyncio.Queue()
         self.door = Door()
+        self.observer = RecordingObserver()
 
     async def predict(self, request: Request) -> Response:
         """Read the body, wait until the test says so, answer."""
@@ -91,7 +92,7 @@ class Stage:
             door=self.door,
             clock=SystemClock(),
             logger=logging.getLogger("test-connections"),
-            observer=NullObserver(),
+            observer=self.observer,
             max_connections=max_connections,
         )
 

@@ -104,9 +104,21 @@ def test_a_refused_body_that_breaks_off_into_garbage_ends_the_connection_without
     run(scenario())
 
 
-def test_what_comes_after_the_last_answer_is_thrown_away_and_not_waited_for_long(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_the_last_answer_nothing_is_answered_nor_counted(run: Run) -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        async with serving(stage) as server:
+            caller = await server.connect()
+            await caller.send(b"garbage\r\n\r\n")
+            assert await refusal(caller) == (400, "bad_request")
+            await caller.send(HEAD + b"\r\n")
+            await server.until_received(1, len(b"garbage\r\n\r\n" + HEAD + b"\r\n"))
+            assert len(stage.observer.events) == 1
+
+    run(scenario())
+
+
+def test_what_comes_after_the_last_answer_is_not_waited_for_long(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LINGER_S", 1e-3)
 
     async def scenario() -> None:
