@@ -17,7 +17,7 @@ from isocenter.core.errors import BadManifest, InputNotAccepted, MissingExtra, R
 from isocenter.core.tensor import Array, Tensors
 from isocenter.runtimes.base import Runtime, Session, SessionOptions
 from isocenter.runtimes.registry import RUNTIMES, open_runtime
-from onnx_writer import write_classifier, write_picky, write_quantised
+from onnx_writer import Node, Port, write_classifier, write_onnx, write_picky, write_quantised
 from v2_server import v2_server
 
 SIZES = range(1, 8)
@@ -253,6 +253,40 @@ def test_closing_twice_is_harmless_and_ends_it(case: Case, tmp_path: Path) -> No
     if "files" not in case.lacks:
         with pytest.raises(RuntimeFault, match="closed"):
             session.run(batch)
+
+
+def _beside(folder: Path) -> Path:
+    """A sum with a table of weights that is large enough to be mapped, and that nobody lays out anew."""
+    table = np.ones(262_144, np.float32)
+    (folder / "w.bin").write_bytes(table.tobytes())
+    ports = [Port("x", ("batch", len(table)))], [Port("y", ("batch", len(table)))]
+    nodes = [Node("Add", ["x", "w"], ["y"])]
+    return write_onnx(folder / "m.onnx", nodes, *ports, {"w": table}, external={"w": "w.bin"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "write", "weights"),
+    [
+        pytest.param("onnxruntime", _beside, "w.bin", id="onnxruntime"),
+        pytest.param("openvino", _beside, "w.bin", id="openvino onnx"),
+        pytest.param("openvino", _ir, "classifier.bin", id="openvino ir"),
+    ],
+)
+def test_what_is_written_over_the_weights_does_not_reach_an_open_session(
+    kind: str, write: Callable[[Path], Path], weights: str, tmp_path: Path
+) -> None:
+    opened = Case(kind, write).open(tmp_path)
+    batch = {
+        spec.name: np.ones((2, *(512 if axis == -1 else axis for axis in spec.shape)), spec.dtype)
+        for spec in opened.inputs
+    }
+    with (tmp_path / weights).open("r+b") as file:
+        file.write(bytes((tmp_path / weights).stat().st_size))
+    found = opened.run(batch)
+    fresh = Case(kind, write).open(tmp_path)  # of the weights that were there before
+    assert all((found[name] == expected).all() for name, expected in fresh.run(batch).items())
+    fresh.close()
+    opened.close()
 
 
 def test_an_unknown_option_is_refused(case: Case, tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ are several. Nothing is unpickled.
 """
 
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -23,6 +25,11 @@ from isocenter.imaging.transforms.fast import FastPipeline
 from isocenter.repository.layout import ModelFolder
 from isocenter.repository.manifest import Manifest
 from isocenter.runtimes.base import Session
+
+_UNREADABLE: Final = (
+    OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, MemoryError, zipfile.BadZipFile, zlib.error
+)  # fmt: skip
+"""What a file can make numpy, zipfile and json raise, whatever is in it."""
 
 Pipeline: TypeAlias = FastPipeline | ArrayPipeline
 """What prepares an input: pictures of classification models, or arrays."""
@@ -58,7 +65,7 @@ def golden_cases(folder: ModelFolder) -> list[GoldenCase]:
         name = file.name.removesuffix(file.suffix).removesuffix(".input")
         try:
             cases.append(_picture(name, file) if file.suffix == ".png" else _tensors(name, file))
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        except _UNREADABLE as error:
             raise BadManifest(f"golden case {name} of {folder.manifest.name} is not complete: {error}") from error
     if not cases:
         kinds = "<case>.png and .json, or " if folder.manifest.task == "classification" else ""
@@ -104,10 +111,15 @@ def _picture(name: str, file: Path) -> GoldenCase:
 
 def _tensors(name: str, file: Path) -> GoldenCase:
     expected = _read(file.with_name(f"{name}.output{file.suffix}"))
+    arrays = [*expected.values()] if isinstance(expected, Mapping) else [expected]
+    if not arrays or any(array.dtype.kind not in "biuf" for array in arrays):
+        raise ValueError("its output is not of numbers")
     return GoldenCase(name, b"", expected, _read(file))
 
 
 def _read(file: Path) -> Array | Tensors:
     with file.open("rb") as stream:
         found = np.load(stream, allow_pickle=False)
+        if (file.suffix == ".npz") != isinstance(found, np.lib.npyio.NpzFile):
+            raise ValueError(f"{file.name} is no {file.suffix} file")
         return {key: found[key] for key in found.files} if file.suffix == ".npz" else np.asarray(found)

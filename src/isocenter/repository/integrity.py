@@ -274,13 +274,14 @@ def tolerance_in_words(manifest: Manifest) -> str:
 
 
 def deviation(found: Array, reference: Array, rule: GoldenPart) -> Deviation:
-    """Compare two arrays of one shape under a tolerance; NaN anywhere is a miss."""
+    """Compare two arrays of one shape under a tolerance; NaN or infinity anywhere is a miss."""
     if found.shape != reference.shape:
         raise GoldenMismatch(f"output has shape {list(found.shape)}, the reference {list(reference.shape)}")
     difference: npt.NDArray[np.float64] = np.abs(found.astype(np.float64) - reference.astype(np.float64))
     allowed = rule.absolute + rule.relative * np.abs(reference.astype(np.float64))
-    worst = float(difference.max(initial=0.0)) if np.isfinite(difference).all() else float("inf")
-    return Deviation(difference.size, worst, int(np.count_nonzero(~(difference <= allowed))))
+    finite = np.isfinite(difference)  # an infinite reference would allow anything
+    worst = float(difference.max(initial=0.0)) if finite.all() else float("inf")
+    return Deviation(difference.size, worst, int(np.count_nonzero(~(finite & (difference <= allowed)))))
 
 
 def _run(session: Session, items: list[Tensors]) -> Tensors:

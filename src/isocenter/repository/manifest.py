@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -27,6 +26,7 @@ from isocenter.imaging.transforms.accepts import Accepts
 from isocenter.imaging.transforms.arrays.steps import ArrayStep, ArraySteps
 from isocenter.imaging.transforms.steps import Step, Steps
 from isocenter.repository.manifest_problems import problems_of
+from isocenter.repository.plain_yaml import NotPlain, load_plain
 from isocenter.runtimes.registry import AUTO, chosen
 
 MODEL_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
@@ -35,7 +35,8 @@ MODEL_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
 class Part(BaseModel):
     """A section of the manifest: immutable, and a typo in a key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    # No bound is infinite: a tolerance without end would prove nothing.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def _inside_the_folder(file: str) -> str:
@@ -213,6 +214,8 @@ class OutputPart(Part):
     def _distinct(cls, labels: list[str | int]) -> list[str | int]:
         if len({str(label) for label in labels}) != len(labels):
             raise ValueError(f"labels repeat: {labels}")
+        if unread := [label for label in labels if not (shown := str(label)).strip() or not shown.isprintable()]:
+            raise ValueError(f"labels are read by people: {unread}")
         return labels
 
 
@@ -257,7 +260,7 @@ class GoldenPart(Part):
 
     absolute: Annotated[float, Field(gt=0)] = 1e-3
     relative: Annotated[float, Field(ge=0)] = 1e-3
-    misses_per_million: Annotated[int, Field(ge=0)] = 100
+    misses_per_million: Annotated[int, Field(ge=0, lt=1_000_000)] = 100
 
 
 class Manifest(Part):
@@ -326,8 +329,8 @@ def read_manifest(file: Path) -> Manifest:
     except UnicodeDecodeError as error:
         raise BadManifest(f"cannot read {_shown(file)}: {error}") from error
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        data = load_plain(text)
+    except NotPlain as error:
         raise BadManifest(f"{_shown(file)} is not YAML: {error}") from error
     if not isinstance(data, dict):
         raise BadManifest(f"{_shown(file)} must hold a mapping, not {type(data).__name__}")

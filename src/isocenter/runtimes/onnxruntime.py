@@ -1,7 +1,8 @@
 """ONNX Runtime behind the runtime seam."""
 
+import contextlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import onnxruntime as ort
 
 from isocenter.core.errors import BadManifest, RuntimeFault
 from isocenter.core.tensor import Tensors, TensorSpec
-from isocenter.runtimes import checks, onnx_graph
+from isocenter.runtimes import checks, onnx_graph, protobuf
 from isocenter.runtimes.base import Session, SessionOptions
 from isocenter.runtimes.checks import Option, Value
 from isocenter.runtimes.devices import CPU, Device, choose, cuda_devices
@@ -69,10 +70,10 @@ class OnnxRuntime:
         device = choose(_NAME, options.device, self.devices())
         if options.precision == "tf32" and (device.kind != "cuda" or not cuda_devices()[device.index].has_tf32):
             raise BadManifest(f"device {device} has no tf32; GPUs of compute capability 8.0 and above have")
-        onnx_graph.vetted(file)
+        beside = onnx_graph.vetted(file).external
         providers = _providers(device, options)
-        proof = _proof(file, options, chosen, providers)
-        session = _open(file, _config(options, chosen), providers)
+        proof = _proof(file, beside, options, chosen, providers)
+        session = _open(file, beside, _config(options, chosen), providers)
         if device.kind == "cuda":
             proof = f"{proof}; use_tf32={session.get_provider_options()[_CUDA]['use_tf32']} read back from {_CUDA}"
         bound = {"auto": device.kind != "cpu", "on": True, "off": False}[str(chosen["io_binding"])]
@@ -163,9 +164,16 @@ def _providers(device: Device, options: SessionOptions) -> list[tuple[str, dict[
     return [(_CUDA, {"device_id": str(device.index), "use_tf32": tf32})]
 
 
-def _open(file: Path, config: ort.SessionOptions, providers: list[tuple[str, dict[str, str]]]) -> ort.InferenceSession:
+def _open(
+    file: Path, beside: Sequence[str], config: ort.SessionOptions, providers: list[tuple[str, dict[str, str]]]
+) -> ort.InferenceSession:
     try:
-        session = ort.InferenceSession(str(file), config, providers=providers)
+        with contextlib.ExitStack() as mapped:
+            if beside:
+                _hand_over(config, {name: mapped.enter_context(protobuf.mapped(file.parent / name)) for name in beside})
+            session = ort.InferenceSession(str(file), config, providers=providers)
+    except BadManifest:
+        raise
     except Exception as error:
         raise BadManifest(f"{_NAME} cannot load {file.name}: {error}") from error
     asked = providers[0][0]
@@ -174,8 +182,28 @@ def _open(file: Path, config: ort.SessionOptions, providers: list[tuple[str, dic
     return session
 
 
+def _hand_over(config: ort.SessionOptions, contents: Mapping[str, protobuf.Buffer]) -> None:
+    """Have weights beside the file copied. Left to itself it computes from the file's pages, for as long as the session
+    lives: who writes over the file, as for the next version, would change the answers of one that was proven.
+
+    Raises:
+        BadManifest: this ONNX Runtime cannot.
+    """
+    give = getattr(config, "add_external_initializers_from_files_in_memory", None)
+    if give is None:
+        raise BadManifest(
+            f"{_NAME} {ort.__version__} cannot copy weights that lie beside the file: a newer one can, "
+            "or keep them in the file"
+        )
+    give([*contents], [*contents.values()], [len(content) for content in contents.values()])
+
+
 def _proof(
-    file: Path, options: SessionOptions, chosen: Mapping[str, Value], providers: list[tuple[str, dict[str, str]]]
+    file: Path,
+    beside: Sequence[str],
+    options: SessionOptions,
+    chosen: Mapping[str, Value],
+    providers: list[tuple[str, dict[str, str]]],
 ) -> str:
     """That the model computes as stated.
 
@@ -195,7 +223,7 @@ def _proof(
         config = _config(options, chosen)
         # A session of its own: one that writes its graph keeps a second copy of the weights.
         config.optimized_model_filepath = str(rewritten)
-        _open(file, config, providers)
+        _open(file, beside, config, providers)
         return proven(
             options.precision, onnx_graph.computed_layers(rewritten), "read from the graph as rewritten to run"
         )

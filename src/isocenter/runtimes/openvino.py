@@ -51,7 +51,11 @@ def openvino_without_telemetry() -> Any:
 
 @functools.cache
 def _core() -> Any:
-    return openvino_without_telemetry().Core()
+    core = openvino_without_telemetry().Core()
+    # It would compute from the pages of the file: who writes over that, as for the next version, would change the
+    # answers of one that was proven.
+    core.set_property({"ENABLE_MMAP": False})
+    return core
 
 
 class OpenVino:

@@ -1,6 +1,7 @@
 """Golden cases are pictures, or tensors as the model takes them; nothing is unpickled."""
 
 import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,79 @@ def test_a_pickle_is_not_read(tmp_path: Path, suffix: str) -> None:
 
     with pytest.raises(BadManifest, match=r"golden case bad .* not complete"):
         golden_cases(folder)
+
+
+def archive(**arrays: Any) -> bytes:
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)
+    return stream.getvalue()
+
+
+def torn(content: bytes, at: int) -> bytes:
+    """With one byte turned over."""
+    return content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
+
+
+def header(shape: bytes) -> bytes:
+    """Of an .npy file without data."""
+    text = b"{'descr': '<f4', 'fortran_order': False, 'shape': " + shape + b", }\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+NUMBERS = np.arange(3, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"PK\x03\x04" + b"x" * 50, id="a zip that is none"),
+        pytest.param(torn(archive(sum=NUMBERS), 60), id="a zip with a wrong checksum"),
+        pytest.param(archive(), id="no output"),
+        pytest.param(archive(sum=np.array(["a", "b", "c"])), id="texts"),
+        pytest.param(archive(sum=NUMBERS.astype(complex)), id="complex numbers"),
+        pytest.param(header(b"(3,)") + NUMBERS.tobytes(), id="one array under the name of several"),
+    ],
+)
+def test_tensors_that_are_broken_are_a_bad_model(tmp_path: Path, content: bytes) -> None:
+    folder = write_adder(tmp_path)
+    (folder.golden / "one.output.npz").write_bytes(content)
+
+    with pytest.raises(BadManifest, match="golden case one of adder is not complete"):
+        golden_cases(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(header(b"(100000, 1000000, 1000)"), id="more numbers than any memory"),
+        pytest.param(header(b"(" * 3000 + b")" * 3000), id="a header that is nested"),
+        pytest.param(archive(x=NUMBERS), id="several under the name of one array"),
+    ],
+)
+def test_an_array_that_is_broken_is_a_bad_model(tmp_path: Path, content: bytes) -> None:
+    folder = write_segmenter(tmp_path)
+    next(folder.golden.glob("*.input.npy")).write_bytes(content)
+
+    with pytest.raises(BadManifest, match="not complete"):
+        golden_cases(folder)
+
+
+def test_a_picture_whose_numbers_are_nested_without_end_is_a_bad_model(tmp_path: Path) -> None:
+    folder = write_model(tmp_path)
+    (folder.golden / "case.json").write_text("[" * 100_000)
+
+    with pytest.raises(BadManifest, match=r"golden case case of .* is not complete"):
+        golden_cases(folder)
+
+
+def test_a_reference_that_is_infinite_proves_nothing(tmp_path: Path) -> None:
+    folder = write_adder(tmp_path)
+    endless = np.full(3, np.inf, np.float32)
+    np.savez(folder.golden / "one.output.npz", sum=endless, difference=-endless)
+
+    with pytest.raises(GoldenMismatch, match="6 of 6 golden values are off"):
+        prove(folder)
 
 
 def test_a_segmenter_without_a_case_is_told_what_one_is(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import yaml
 from builders import MANIFEST_DATA
 from isocenter.core.errors import BadManifest
 from isocenter.repository.manifest import Manifest, read_manifest
+from isocenter.repository.plain_yaml import load_plain
 
 RUNTIME, OUTPUT = MANIFEST_DATA["runtime"], MANIFEST_DATA["output"]
 
@@ -60,9 +61,14 @@ def test_a_fallback_names_its_file_and_says_what_it_is(tmp_path: Path) -> None:
         pytest.param({"instances": {"weight": float("inf")}}, "instances.weight", id="all the weight"),
         pytest.param({"batching": {"max_queue_bytes": 0}}, "max_queue_bytes", id="no memory to wait in"),
         pytest.param({"output": {**OUTPUT, "labels": ["a", "a"]}}, "labels repeat", id="labels twice"),
+        pytest.param({"output": {**OUTPUT, "labels": ["a", " "]}}, "labels are read by people", id="a blank label"),
+        pytest.param({"output": {**OUTPUT, "labels": ["a", "b\n"]}}, "labels are read by people", id="a broken line"),
         pytest.param({"output": {**OUTPUT, "activation": "auto"}}, "activation", id="guessed activation"),
         pytest.param({"batching": {"preferred_batch_sizes": [8, 4]}}, "must rise", id="falling sizes"),
         pytest.param({"batching": {"preferred_batch_sizes": [16]}}, "max_batch_size 8", id="sizes above the maximum"),
+        pytest.param({"golden": {"absolute": float("inf")}}, "golden.absolute", id="a tolerance without end"),
+        pytest.param({"golden": {"relative": float("inf")}}, "golden.relative", id="a relative one without end"),
+        pytest.param({"golden": {"misses_per_million": 1_000_000}}, "misses_per_million", id="all may miss"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
@@ -85,6 +91,31 @@ def test_a_file_that_is_no_plain_mapping_is_refused(tmp_path: Path, content: byt
 
     with pytest.raises(BadManifest, match=sentence):
         read_manifest(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        pytest.param("golden: {absolute: 1e-3}\ngolden: {absolute: 1}", "'golden' stands there twice", id="key twice"),
+        pytest.param("golden: {relative: 0, relative: 1}", "'relative' stands there twice", id="key twice below"),
+        pytest.param("labels: [010]", "010 is no plain whole number", id="octal"),
+        pytest.param("max_delay: 1:30", "1:30 is no plain whole number", id="sexagesimal"),
+        pytest.param("size: 0x10", "0x10 is no plain whole number", id="hexadecimal"),
+        pytest.param("size: 1" + "0" * 5000, "no plain whole number", id="a number of 5,001 digits"),
+        pytest.param("built: 2024-02-30", "a value is not what it looks like", id="the 30th of February"),
+        pytest.param("[" * 3000, "nested too deeply", id="3,000 lists in each other"),
+    ],
+)
+def test_what_people_and_the_parser_would_read_differently_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    file = tmp_path / "model.yaml"
+    file.write_text(text)
+
+    with pytest.raises(BadManifest, match=sentence):
+        read_manifest(file)
+
+
+def test_what_is_merged_in_may_be_written_over() -> None:
+    assert load_plain("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}") == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}}
 
 
 def test_a_missing_file_is_named_by_where_it_is_below_the_models(tmp_path: Path) -> None:
