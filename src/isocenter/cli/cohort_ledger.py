@@ -109,8 +109,8 @@ class Ledger:
         """Put what is not answered into the queue; how many scans were answered before."""
         self._store.recover(max_attempts=_NO_LIMIT)
         self._places = _places([scan.path for scan in scans])
-        for job in sorted(self._store.list(["done"]), key=lambda job: job.finished_at or 0.0):
-            self._hold(job)
+        for job in self._store.list():  # by age, and not by a clock that may be set back
+            self._hold(job) if job.state == "done" else self._doubt(job)
         for scan in scans:
             key = hashlib.sha256(json.dumps([scan.path, scan.fingerprint, identity]).encode()).hexdigest()
             self._take_up(key, scan, None)
@@ -214,6 +214,12 @@ class Ledger:
     def _hold(self, job: Job) -> None:
         """Note whose the files are: of all that wrote one, it is the last one's."""
         self._holders.update((name.casefold(), job) for name in _written(job))
+
+    def _doubt(self, job: Job) -> None:
+        """One that was begun and has no end may have written over what an older one of the same scan had written."""
+        if job.attempts > (job.state == "failed"):  # one that failed at once had written nothing
+            mine = [name for name, holder in self._holders.items() if holder.asked == job.asked]
+            self._holders.update((name, job) for name in mine)
 
     def _holds(self, job: Job, name: str) -> bool:
         """Whether what has a name now is what a job wrote, and not another model or scan after it."""

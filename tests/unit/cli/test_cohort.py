@@ -240,6 +240,24 @@ def test_results_that_another_model_has_overwritten_are_made_again(run: Runs) ->
     assert len(back.asked) == 1
 
 
+def test_results_that_a_killed_run_of_another_model_may_have_overwritten_are_made_again(run: Runs) -> None:
+    run(Answers(), COHORT[:1])
+    ledger = Ledger(run.out, model="m/2")
+    ledger.plan(COHORT[:1], identity="m/2")
+    task = ledger.next()
+    assert task is not None
+    (run.out / "a" / "head.mask.nii.gz").write_bytes(b"of m/2")
+    ledger.close()  # killed before the answer was recorded
+
+    back = Answers()
+    run(back, COHORT[:1])
+    assert len(back.asked) == 1
+    assert (run.out / "a" / "head.mask.nii.gz").read_bytes() == b"maska/head.nii.gz"
+    again = Answers()
+    run(again, COHORT[:1])
+    assert again.asked == []
+
+
 def test_what_was_not_the_fault_of_the_scan_is_asked_again(run: Runs) -> None:
     rows = run(Answers({"a/head.nii.gz": TILT, "b": RuntimeFault("out of luck")}))
     assert [row.state for row in rows] == ["refused", "failed", "answered"]

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from isocenter.core.errors import BadSettings, DiskFull, IsocenterError, StoreUnavailable
+from isocenter.core.errors import DiskFull, IsocenterError, StoreUnavailable
 from isocenter.serving.jobs.files import refusal_of
 
 _FORMAT: Final = 1
@@ -44,24 +44,30 @@ CREATE TABLE IF NOT EXISTS gone (id TEXT PRIMARY KEY, at REAL NOT NULL);
 
 
 class Database:
-    """One connection, for any number of threads. A file that turns out broken is opened anew by the next one."""
+    """One connection, for any number of threads. A file that turns out broken is opened anew by the next one, and so
+    is one that has been moved away: what is written to it nobody would find again.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._guard = threading.RLock()
         self._db: sqlite3.Connection | None = None
+        self._opened: tuple[int, int] | None = None
+        self.times_opened = 0
 
     def open(self) -> None:
         """Open the file, or make it. A second time does nothing.
 
         Raises:
-            StoreUnavailable: it cannot be opened, or is none of these.
+            StoreUnavailable: it cannot be opened, is none of these, or was written by a later version.
             DiskFull: there is no room for it.
-            BadSettings: it was written by a later version.
         """
         with self._guard:
+            if self._db is not None and self._opened != _file_at(self._path):
+                self.close()
             if self._db is None:
                 self._db = self._connect()
+                self.times_opened += 1
 
     def close(self) -> None:
         """Close it. A second time does nothing."""
@@ -115,6 +121,7 @@ class Database:
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._path.touch(mode=0o600)
+            self._opened = _file_at(self._path)
         except OSError as error:
             raise refusal_of(error) from None
         db = None
@@ -125,7 +132,8 @@ class Database:
             db.execute("PRAGMA secure_delete = ON").fetchall()  # paths may name patients: what is deleted is gone
             found = db.execute("PRAGMA user_version").fetchone()[0]
             if found > _FORMAT:
-                raise BadSettings(f"the file of jobs was written by a later version: format {found}, here {_FORMAT}")
+                message = f"the file of jobs was written by a later version: format {found}, here {_FORMAT}"
+                raise StoreUnavailable(message, details={"format": found}, retry_after_s=60.0)
             db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {_FORMAT}; COMMIT;")
         except (sqlite3.Error, IsocenterError) as error:
             if db is not None:
@@ -134,6 +142,15 @@ class Database:
                 raise _refusal_of(error) from None
             raise
         return db
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Which file has a name now; None: no one, or that cannot be told."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
 
 
 def _write_ahead(db: sqlite3.Connection) -> None:

@@ -106,7 +106,8 @@ class Runner:
         self._may_run = False
         self._stopping = False
         self._trouble = ""
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, ...] = ()
+        self._recovered = 0
         self._expired_s: float | None = None
         self._running: dict[str, tuple[Job, asyncio.Task[JobAnswer], asyncio.Task[None]]] = {}
         self.queued = 0
@@ -151,10 +152,8 @@ class Runner:
             if not self._may_begin() or not await self._on_thread(self._store.lock_for_running):
                 await self._look()
                 return
-            changed = await self._on_thread(self._store.recover)
             self._may_run = True
-            if changed:
-                self._logger.warning("jobs_recovered", extra={"left": len(changed)})
+        await self._recover()
         if self._shared:
             await self._look()
         for job, work, _ in list(self._running.values()):
@@ -168,6 +167,16 @@ class Runner:
             self._begin(claimed)
         counts = await self._on_thread(self._store.counts)
         self.queued = counts.get("queued", 0)
+
+    async def _recover(self) -> None:
+        """Put back what nobody runs: at the start, and where another file was put in the place of the first."""
+        opened, *_ = await self._on_thread(self._store.version)
+        if opened != self._recovered:
+            mine = tuple(self._running)
+            changed = await self._on_thread(lambda: self._store.recover(besides=mine))
+            self._recovered = opened
+            if changed:
+                self._logger.warning("jobs_recovered", extra={"left": len(changed)})
 
     async def _look(self) -> None:
         """Tell those who watch if another process changed something."""

@@ -77,9 +77,8 @@ class JobStore:
         """Open the file, or make it. A second time does nothing.
 
         Raises:
-            StoreUnavailable: it cannot be opened, or is none of these.
+            StoreUnavailable: it cannot be opened, is none of these, or was written by a later version.
             DiskFull: there is no room for it.
-            BadSettings: it was written by a later version.
         """
         self._database.open()
         return self
@@ -279,13 +278,13 @@ class JobStore:
         with self._database.reading() as db:
             return dict(db.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall())
 
-    def version(self) -> tuple[int, int]:
-        """Differs from what it was if anything changed since, here or in another process."""
+    def version(self) -> tuple[int, int, int]:
+        """How often it was opened, and what differs if anything changed since, here or in another process."""
         with self._database.reading() as db:
-            return db.execute("PRAGMA data_version").fetchone()[0], db.total_changes
+            return self._database.times_opened, db.execute("PRAGMA data_version").fetchone()[0], db.total_changes
 
-    def recover(self, *, max_attempts: int = MAX_ATTEMPTS) -> tuple[Job, ...]:
-        """Put jobs that nobody runs any more back into their places; give the changed ones.
+    def recover(self, *, max_attempts: int = MAX_ATTEMPTS, besides: Collection[str] = ()) -> tuple[Job, ...]:
+        """Put jobs that nobody runs any more, all `besides` those of these ids, back into their places; give them.
 
         One that was begun `max_attempts` times is failed as `job_lost`. Call it before the first `claim`, holding the
         lock: then whoever ran the others is gone.
@@ -295,15 +294,17 @@ class JobStore:
             "message": f"the process ended {max_attempts} times while it ran this job",
             "details": {"attempts": max_attempts},
         }
+        which = f"state = 'running' AND id NOT IN ({', '.join('?' * len(besides))})"
         with self._database.transaction() as db:
             lost = db.execute(
                 "UPDATE jobs SET state = 'failed', worker = NULL, finished_at = ?, error = ?, input_bytes = 0, "
-                f"revision = revision + 1 WHERE state = 'running' AND attempts >= ? RETURNING {COLUMNS}",
-                (self._now_s(), _json(error), max_attempts),
+                f"revision = revision + 1 WHERE {which} AND attempts >= ? RETURNING {COLUMNS}",
+                (self._now_s(), _json(error), *besides, max_attempts),
             ).fetchall()
             again = db.execute(
                 "UPDATE jobs SET state = 'queued', worker = NULL, started_at = NULL, stage = '', share = 0, "
-                f"revision = revision + 1 WHERE state = 'running' RETURNING {COLUMNS}"
+                f"revision = revision + 1 WHERE {which} RETURNING {COLUMNS}",
+                (*besides,),
             ).fetchall()
         for row in lost:
             self._drop_files(row[0])

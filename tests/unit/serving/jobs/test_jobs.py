@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 import math
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -308,6 +309,28 @@ async def test_a_broken_file_keeps_nobody_from_starting_and_is_used_when_it_is_m
 
     assert done.state == "done"
     assert [record.getMessage() for record in caplog.records] == ["jobs_unavailable"]
+
+
+async def test_what_nobody_runs_in_a_copy_that_was_brought_back_runs_again(tmp_path: Path) -> None:
+    async with Stage(tmp_path) as stage:
+        lost = await stage.add("lost")
+        held = await stage.work.begun.get()
+        with sqlite3.connect(tmp_path / "jobs.sqlite") as file, sqlite3.connect(tmp_path / "copy") as copy:
+            file.backup(copy)
+        copy.close()
+        held.answer()
+        await stage.ended(lost)
+        await stage.idle()
+
+        for name in ("jobs.sqlite-wal", "jobs.sqlite-shm"):
+            (tmp_path / name).unlink()
+        (tmp_path / "copy").replace(tmp_path / "jobs.sqlite")
+        stage.jobs._runner.ring()
+        held = await stage.work.begun.get()
+        held.answer()
+        done = await stage.ended(lost)
+
+    assert (held.job.id, done.state, done.attempts) == (lost.id, "done", 2)
 
 
 async def test_what_was_sent_is_kept_until_the_job_ends(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from isocenter.core.errors import (
-    BadSettings,
     BadValue,
     DiskFull,
     IsocenterError,
@@ -358,6 +357,17 @@ def test_a_file_that_breaks_while_it_is_open_is_opened_anew(tmp_path: Path) -> N
         assert len(store.list()) == 1
 
 
+def test_a_file_that_is_moved_away_while_it_is_open_takes_nothing_with_it(tmp_path: Path, store: JobStore) -> None:
+    before = store.add("before", "scan", {})
+    for name in ("jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm"):
+        (tmp_path / name).rename(tmp_path / f"moved-{name}")
+
+    after = store.add("after", "scan", {})
+
+    with JobStore(tmp_path / "jobs.sqlite") as there, JobStore(tmp_path / "moved-jobs.sqlite") as moved:
+        assert [ids(*there.list()), ids(*moved.list())] == [[after.id], [before.id]]
+
+
 def test_a_file_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
     with JobStore(tmp_path / "jobs.sqlite"):
         pass
@@ -365,7 +375,7 @@ def test_a_file_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
     db.execute("PRAGMA user_version = 99")
     db.close()
 
-    with pytest.raises(BadSettings, match="format 99"):
+    with pytest.raises(StoreUnavailable, match="format 99"):
         JobStore(tmp_path / "jobs.sqlite").open()
 
 
