@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from os import PathLike
 from typing import Final, TypeAlias
 
@@ -58,7 +59,7 @@ class ScanReader:
         """One scan, or the channels of one, in their order; see `by_channel`.
 
         Raises:
-            BadInput: one cannot be read, or the channels do not lie on one grid.
+            BadInput: one cannot be read, or the channels do not lie on one grid in one patient.
         """
         scans = {channel: self._one(source, pick) for channel, source in given.items()}
         first = next(iter(scans.values()))
@@ -66,6 +67,7 @@ class ScanReader:
             return ReadScan(first, first.volume, {})
         for channel, scan in scans.items():
             _refuse_other_grid(channel, scan.volume, next(iter(scans)), first.volume)
+        _refuse_other_patient(scans)
         voxels = np.concatenate([scan.volume.voxels for scan in scans.values()])
         notes = [
             replace(note, message=f"{channel}: {note.message}")
@@ -131,6 +133,22 @@ def _refuse_other_grid(channel: str, volume: Volume, first: str, of_first: Volum
             "limit": _SAME_AFFINE,
         },
     )
+
+
+def _refuse_other_patient(scans: Mapping[str, Scan]) -> None:
+    """See that no two channels name different patients, or frames of reference: scanners give many the same grid.
+
+    What a format does not say is not compared.
+    """
+    for what, of in (("patients", attrgetter("patient_key")), ("frames of reference", attrgetter("place_key"))):
+        said = {channel: key for channel, scan in scans.items() if (key := of(scan))}
+        first = next(iter(said), "")
+        for channel, key in said.items():
+            if key != said[first]:
+                raise ChannelsDiffer(
+                    f"channel {channel} and {first} are of different {what}",
+                    details={"channel": channel, "first": first, "differ_in": what},
+                )
 
 
 def _said(source: GivenScan) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import dicom_files
 from isocenter.core.errors import BadInput, ChannelsDiffer, InputNotAccepted
 from isocenter.imaging.codecs.volume_files import Pick
 from isocenter.imaging.limits import VolumeLimits
@@ -78,3 +79,32 @@ def test_channels_lie_on_one_grid(reader: ScanReader, other: bytes, kind: type[B
     with pytest.raises(kind, match="flair") as caught:
         reader.read(given, Pick())
     assert caught.value.details["first"] == "t1"
+
+
+def _series(**changes: str) -> Files:
+    made = dicom_files.slices()
+    for each in made:
+        for keyword, value in changes.items():
+            setattr(each, keyword, value)
+    return Files(dicom_files.files(made))
+
+
+@pytest.mark.parametrize(
+    ("changes", "differ_in"),
+    [
+        pytest.param({"PatientID": "18"}, "patients", id="another patient"),
+        pytest.param({"FrameOfReferenceUID": "1.2.3"}, "frames of reference", id="another frame of reference"),
+        pytest.param({"SeriesInstanceUID": "1.2.4"}, None, id="another series of the patient"),
+        pytest.param({"PatientID": "", "PatientName": "", "FrameOfReferenceUID": ""}, None, id="nothing is said"),
+    ],
+)
+def test_channels_on_one_grid_are_of_one_patient_too(
+    reader: ScanReader, changes: dict[str, str], differ_in: str | None
+) -> None:
+    given = {"t1": _series(), "t2": _series(PatientName="Doe^J"), "flair": _series(**changes)}
+    if differ_in is None:
+        assert reader.read(given, Pick()).volume.channels == ("t1", "t2", "flair")
+        return
+    with pytest.raises(ChannelsDiffer, match="flair") as caught:
+        reader.read(given, Pick())
+    assert caught.value.details == {"channel": "flair", "first": "t1", "differ_in": differ_in}

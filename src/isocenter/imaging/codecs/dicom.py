@@ -129,6 +129,8 @@ class Plane:
     spacing_mm: tuple[float, float]
     slope: float
     intercept: float
+    scaled: tuple[bool, bool]
+    """Whether the header says a slope, and an intercept; else they are 1 and 0."""
     stack: str
     image_type: tuple[str, ...]
     kinds: tuple[tuple[str, str], ...]
@@ -339,6 +341,8 @@ def _image_file(
             details={"file": part.number, "bits_stored": stored, "bits_allocated": allocated, "high_bit": high},
         )
     signed = whole(dataset, "PixelRepresentation", part)
+    if signed not in (0, 1):
+        raise BadImage(f"file {part.number} has a PixelRepresentation of {signed}", details={"file": part.number})
     if dataset.get("ModalityLUTSequence"):
         raise UnsupportedMedia(
             f"file {part.number} maps its values by a table (Modality LUT); slope and intercept are read"

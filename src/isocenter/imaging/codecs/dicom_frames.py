@@ -25,6 +25,7 @@ _CLASSIC_KINDS: Final = (
 )
 # group, attribute
 _FRAME_KINDS: Final = (
+    ("component", "MRImageFrameTypeSequence", "ComplexImageComponent"),
     ("echo_time", "MREchoSequence", "EffectiveEchoTime"),
     ("time", "FrameContentSequence", "TemporalPositionIndex"),
     ("b_value", "MRDiffusionSequence", "DiffusionBValue"),
@@ -167,6 +168,7 @@ def _plane(
         spacing_mm=(between_rows, between_columns),
         slope=1.0 if slope is None else slope,
         intercept=0.0 if intercept is None else intercept,
+        scaled=(slope is not None, intercept is not None),
         stack=stack,
         image_type=types,
         kinds=(("type", "\\".join(types[2:])), *kinds),

@@ -15,6 +15,7 @@ import numpy as np
 
 from isocenter.core.errors import (
     BadGeometry,
+    BadImage,
     DuplicateSlices,
     GantryTilt,
     Localizer,
@@ -41,7 +42,10 @@ _ALONG_LIMIT: Final = 0.1
 """Of the median distance between slices: what gaps that are each a little off may come to."""
 _ALIKE: Final = 0.05
 """How far apart numbers of one kind may be, of the larger one: scanners round."""
-_ONE_KIND: Final = (("type", "image types"), ("echo_time", "echo times"), ("b_value", "b-values"))
+_ONE_KIND: Final = (
+    ("type", "image types"), ("component", "parts of complex numbers"), ("echo_time", "echo times"),
+    ("b_value", "b-values"),
+)  # fmt: skip
 """What all slices of a volume share. Others may differ from slice to slice, as the time of a trigger does."""
 _ALL_OF_TYPE: Final = {"MR"}
 """Where each value of ImageType says what the pixels are of (PS3.3 C.8.3.1.1.1): magnitude or phase, water or fat. Of
@@ -94,7 +98,7 @@ def stack_of(planes: Sequence[Plane]) -> Stack:
     """One volume's planes in order, and the grid they form.
 
     Raises:
-        MissingSlices, DuplicateSlices, GantryTilt, BadGeometry: they form none.
+        MissingSlices, DuplicateSlices, GantryTilt, BadGeometry, BadImage: they form none.
     """
     first = planes[0]
     if len(planes) < 2:
@@ -113,6 +117,7 @@ def stack_of(planes: Sequence[Plane]) -> Stack:
     step = (positions[-1] - positions[0]) / (len(ordered) - 1)
     _refuse_aside(positions - positions[0] - np.arange(len(ordered))[:, None] * step, normal, median)
     _refuse_every_other(first, median)
+    _refuse_half_scaled(ordered)
     affine = np.eye(4)
     affine[:3, 0] = np.multiply(first.along_row, first.spacing_mm[1])
     affine[:3, 1] = np.multiply(first.along_column, first.spacing_mm[0])
@@ -379,6 +384,16 @@ def _refuse_every_other(first: Plane, median: float) -> None:
             f"slices are {median:.4g} mm apart, and {said:.4g} mm by their headers: {round(times) - 1} of "
             f"{round(times)} are missing",
             details={"median_mm": median, "announced_mm": said},
+        )
+
+
+def _refuse_half_scaled(planes: Sequence[Plane]) -> None:
+    """A slice that lost its slope or intercept on the way would lie beside the others in other units."""
+    few = len(planes) - max(Counter(plane.scaled for plane in planes).values())
+    if few:
+        raise BadImage(
+            f"{few} of {len(planes)} slices say otherwise than the rest whether they are scaled",
+            details={"slices": len(planes), "unlike": few},
         )
 
 

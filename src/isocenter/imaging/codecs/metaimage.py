@@ -1,5 +1,7 @@
 """MetaImage in one file (.mha), raw or zlib: header, place, voxels. Its millimetres are in LPS, as ITK writes them."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -23,6 +25,11 @@ _TYPES: Final = {
     "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
 _UNIT_LIMIT: Final = 1e-3
+_DIRECTIONS: Final = ("TransformMatrix", "Orientation", "Rotation")
+_ORIGIN: Final = ("Offset", "Position", "Origin")
+_SPACING: Final = ("ElementSpacing", "ElementSize")
+_ROUNDING: Final = 1e-5
+"""How far apart one number may be under two names, in its own size or in 1: writers round."""
 _LAST: Final = b"ElementDataFile"
 
 
@@ -88,11 +95,9 @@ def read(part: Part, *, limits: VolumeLimits, volume: int | None = None) -> Volu
 
 def _affine(fields: dict[str, str]) -> Affine:
     """Triples of TransformMatrix are the directions of the axes, one after the other."""
-    directions = next(
-        (found for name in ("TransformMatrix", "Orientation", "Rotation") if (found := _numbers(fields, name))), None
-    )
-    origin = next((found for name in ("Offset", "Position", "Origin") if (found := _numbers(fields, name))), None)
-    spacing = _numbers(fields, "ElementSpacing")
+    directions, origin = _said_once(fields, _DIRECTIONS), _said_once(fields, _ORIGIN)
+    _said_once(fields, _SPACING)
+    spacing = _numbers(fields, "ElementSpacing")  # sizes of voxels alone are no distances between them
     if directions is None or origin is None or spacing is None:
         raise MissingGeometry("the MetaImage does not say its directions, origin and spacing")
     if (len(directions), len(origin), len(spacing)) != (9, 3, 3):
@@ -108,6 +113,21 @@ def _affine(fields: dict[str, str]) -> Affine:
     affine[:3, :3] = np.reshape(directions, (3, 3)).T * spacing
     affine[:3, 3] = origin
     return affine
+
+
+def _said_once(fields: dict[str, str], names: Sequence[str]) -> list[float] | None:
+    """What stands under any of several names for one thing; readers differ in which of them they look at first.
+
+    Raises:
+        BadImage: two of them say otherwise.
+    """
+    said = {name: found for name in names if (found := _numbers(fields, name))}
+    for (one, first), (other, second) in pairwise(said.items()):
+        if len(first) != len(second) or not np.allclose(first, second, rtol=_ROUNDING, atol=_ROUNDING):
+            raise BadImage(
+                f"{one} and {other} of the MetaImage contradict each other", details={"fields": [one, other]}
+            )
+    return next(iter(said.values()), None)
 
 
 def _fields(start: bytes) -> tuple[dict[str, str], int]:

@@ -1,5 +1,6 @@
 """NRRD in one file, raw or gzip (teem's "Definition of NRRD File Format"): header, place, voxels."""
 
+import math
 import re
 from typing import Final
 
@@ -40,6 +41,7 @@ _LPS_FROM: Final = {
     "left-anterior-superior": np.diag([1.0, -1.0, 1.0, 1.0]),
     "las": np.diag([1.0, -1.0, 1.0, 1.0]),
 }
+_ROUNDING: Final = 1e-4
 _UNIT: Final = re.compile(r'"[^"]*"|[^\s"]+')
 _VECTOR: Final = re.compile(r"none|\([^()]*\)", re.IGNORECASE)
 
@@ -80,6 +82,7 @@ def peek(part: Part, *, limits: VolumeLimits) -> GridHeader:
         raise UnsupportedMedia("an NRRD whose spatial axes are not its first or last three")
     if any(len(each) != 3 for each in (*filter(None, directions), origin)):
         raise BadGeometry("the NRRD's directions and origin are not of three numbers each")
+    _refuse_other_spacings(fields.get("spacings", ""), directions)
     shape = (sizes[spatial[0]], sizes[spatial[1]], sizes[spatial[2]])
     volumes = sizes[0] if spatial[0] == 1 else sizes[3] if len(sizes) == 4 else 1
     limits.check_grid((*shape, volumes) if volumes < 1 else shape)
@@ -134,6 +137,28 @@ def _dtype(fields: dict[str, str]) -> "np.dtype[np.generic]":
     if endian not in ("little", "big") and name[1] != "1":
         raise BadImage("the NRRD does not say its byte order")
     return np.dtype(f"{'>' if endian == 'big' else '<'}{name}")
+
+
+def _refuse_other_spacings(text: str, directions: list[list[float] | None]) -> None:
+    """See that `spacings`, which have no place beside directions, say nothing else than they; NaN says nothing.
+
+    Raises:
+        BadImage: they do, or are no number for each axis.
+    """
+    try:
+        said = [float(each) for each in text.split()]
+    except ValueError as exc:
+        raise BadImage("the spacings of the NRRD are not numbers") from exc
+    if said and len(said) != len(directions):
+        raise BadImage(f"the NRRD says {len(said)} spacings of {len(directions)} axes")
+    for spacing, direction in zip(said, directions, strict=False):
+        if direction is not None and not math.isnan(spacing):
+            length = math.hypot(*direction)
+            if not math.isclose(abs(spacing), length, rel_tol=_ROUNDING):
+                raise BadImage(
+                    f"spacings and space directions of the NRRD contradict each other: {spacing:g} and {length:g}",
+                    details={"spacing": str(spacing), "length": str(length)},
+                )
 
 
 def _whole(text: str) -> list[int]:

@@ -109,6 +109,10 @@ class Scan:
     facts: SeriesFacts
     slices: tuple[SliceHeader, ...] = ()
     """Of DICOM only: one a slice, in the order of the volume. They hold identifiers, and no pixels."""
+    patient_key: str = field(default="", repr=False)
+    """A digest, to be compared and never shown; empty where the format, or the series, does not say."""
+    place_key: str = field(default="", repr=False)
+    """Of the frame of reference: positions in two of them cannot be compared (PS3.3 C.7.4.1)."""
 
 
 def read_volume(source: Source, *, limits: VolumeLimits, pick: Pick | None = None) -> Volume:
@@ -146,7 +150,11 @@ def read_scan(source: Source, *, limits: VolumeLimits, pick: Pick | None = None)
     """
     try:
         volume, facts, stack = _read_stack(source, limits, pick or Pick())
-        return Scan(volume=volume, facts=facts, slices=slice_headers(stack.planes, limits=limits) if stack else ())
+        if stack is None:
+            return Scan(volume=volume, facts=facts)
+        file = stack.planes[0].file  # one patient and one frame of reference: a series of others is refused
+        slices = slice_headers(stack.planes, limits=limits)
+        return Scan(volume=volume, facts=facts, slices=slices, patient_key=file.patient_key, place_key=file.place_key)
     except IsocenterError:
         raise
     except Exception as exc:

@@ -9,7 +9,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from dicom_files import COLUMNS, ROWS, SLICES, Files, as_ct, coded, enhanced, every, files, slices, voxels
-from isocenter.core.errors import BadInput
+from isocenter.core.errors import BadInput, SeveralVolumes
+from isocenter.core.tensor import Array
 from isocenter.imaging.codecs.volume_files import Pick, describe, read_volume
 from isocenter.imaging.limits import VolumeLimits
 from isocenter.imaging.volume import Volume
@@ -187,3 +188,43 @@ def test_frames_are_scaled_all_or_none_and_each_by_its_own_words() -> None:
     np.testing.assert_array_equal(
         read(scaled(range(SLICES))).voxels, read({"1": coded(enhanced(voxels()))}).voxels - 1024
     )
+
+
+@pytest.mark.parametrize("left_out", [("RescaleSlope", "RescaleIntercept"), ("RescaleIntercept",), ("RescaleSlope",)])
+def test_a_slice_that_lost_its_scaling_is_not_read_beside_scaled_ones(left_out: Sequence[str]) -> None:
+    made = slices()
+    for each in made:
+        each.RescaleSlope, each.RescaleIntercept = 1, -1024
+    np.testing.assert_array_equal(read(files(made)).voxels, read(files(slices())).voxels - 1024)
+    for keyword in left_out:
+        delattr(made[2], keyword)
+
+    assert refused(files(made), "bad_image").details["unlike"] == 1
+
+
+def with_components(stored: Array, component: Callable[[int], str], *, times: int = 1) -> Files:
+    """A multi-frame file whose frame types are all one, and which says magnitude or phase beside them."""
+    made = enhanced(stored, times=times)
+    for at, frame in enumerate(made.PerFrameFunctionalGroupsSequence):
+        kind = Dataset()
+        kind.FrameType, kind.ComplexImageComponent = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], component(at)
+        frame.MRImageFrameTypeSequence = [kind]
+        del frame.FrameContentSequence[0].TemporalPositionIndex
+    return {"1": coded(made)}
+
+
+def test_magnitude_and_phase_are_volumes_each_and_no_volume_together() -> None:
+    def taking_turns(at: int) -> str:
+        return ("MAGNITUDE", "PHASE")[at % 2]
+
+    refused(with_components(voxels(), taking_turns), "mixed_series")
+
+    both = with_components(voxels(), taking_turns, times=2)
+    with pytest.raises(SeveralVolumes):
+        read(both)
+    magnitude, phase = (read_volume(both, limits=LIMITS, pick=Pick(volume=at)).voxels for at in range(2))
+    np.testing.assert_array_equal(phase - 1, magnitude)
+
+
+def test_a_representation_of_pixels_that_is_none_is_not_taken_for_unsigned() -> None:
+    refused(files(every(lambda each: setattr(each, "PixelRepresentation", 2), slices())), "bad_image")

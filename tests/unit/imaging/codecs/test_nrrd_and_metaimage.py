@@ -146,12 +146,22 @@ REFUSED = {
     "nrrd, lengths of two units": (nrrd(space_units='"mm" "mm" "cm"'), "bad_geometry"),
     "nrrd, two spaces": (nrrd().replace(b"sizes", b"space: RAS\nsizes"), "bad_image"),
     "nrrd, far from the origin": (nrrd(space_origin="(1,1e7,3)"), "bad_geometry"),
+    "nrrd, spacings beside directions": (nrrd(spacings="2 3 5"), "bad_image"),
+    "nrrd, spacings of two axes": (nrrd(spacings="2 3"), "bad_image"),
     "mha, far from the origin": (mha(Offset="1 2 -1e15"), "bad_geometry"),
     "mha, two byte orders": (mha(ElementByteOrderMSB="True"), "bad_image"),
     "mha, two other byte orders": (mha(BinaryDataByteOrderMSB="T", ElementByteOrderMSB="F"), "bad_image"),
     "mha, two offsets": (mha().replace(b"NDims", b"Offset = 9 9 9\nNDims"), "bad_image"),
     "mha, two matrices": (mha().replace(b"NDims", b"TransformMatrix = -1 0 0 0 1 0 0 0 1\nNDims"), "bad_image"),
     "mha, two sizes": (mha().replace(b"NDims", b"DimSize = 3 4 5\nNDims"), "bad_image"),
+    "mha, offset and position": (mha(Position="1 2 4"), "bad_image"),
+    "mha, offset and origin": (mha(Origin="-1 -2 3"), "bad_image"),
+    "mha, matrix and rotation": (mha(Rotation="0 1 0 1 0 0 0 0 1"), "bad_image"),
+    "mha, rotation and orientation": (
+        mha(TransformMatrix="", Rotation="0 1 0 1 0 0 0 0 1", Orientation="1 0 0 0 1 0 0 0 1"), "bad_image"
+    ),
+    "mha, spacing and size": (mha(ElementSize="2 3 9"), "bad_image"),
+    "mha, sizes of voxels alone": (mha(ElementSpacing="", ElementSize="2 3 4"), "missing_geometry"),
     "mha, lengths in parsecs": (mha(DistanceUnits="pc"), "bad_geometry"),
     "mha, values scaled": (mha(ElementToIntensityFunctionSlope="2"), "unsupported_media"),
     "mha, values moved": (mha(ElementToIntensityFunctionOffset="-1024"), "unsupported_media"),
@@ -189,8 +199,14 @@ def test_flags_are_those_that_metaio_takes_for_true(flag: str) -> None:
     np.testing.assert_array_equal(volume.voxels[0].transpose(2, 1, 0), VOXELS)
 
 
-def test_what_a_metaimage_says_twice_alike_is_said_once() -> None:
-    for data in (mha().replace(b"NDims", b"Offset = 1 2 3\nNDims"), mha(ElementByteOrderMSB="False")):
+def test_what_a_header_says_twice_alike_is_said_once() -> None:
+    for data in (
+        nrrd(spacings="2 3 NaN"),
+        mha().replace(b"NDims", b"Offset = 1 2 3\nNDims"),
+        mha(ElementByteOrderMSB="False"),
+        mha(Position="1.0 2 3"),
+        mha(ElementSize="2 3 4.000001", Orientation="1 0 0 0 1 0 0 0 1"),
+    ):
         np.testing.assert_array_equal(read_volume(data, limits=LIMITS).voxels[0].transpose(2, 1, 0), VOXELS)
 
 
