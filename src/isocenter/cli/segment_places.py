@@ -86,8 +86,7 @@ def places(files: Sequence[Path], arguments: Iterable[str], out: Path) -> list[P
     whole = [_absolute(file) for file in files]
     roots = [_root(file, folders) for file in whole]
     below = [file.relative_to(root) for file, root in zip(whole, roots, strict=True)]
-    before = _told_apart(roots, below)
-    within = [before.get(root, Path()) / place for root, place in zip(roots, below, strict=True)]
+    within = _apart(roots, below)
     stems = Counter(_key(place.with_suffix("")) for place in within)
     found: list[Place] = []
     taken: set[str] = set()
@@ -120,6 +119,25 @@ def tails(paths: Sequence[Path]) -> list[Path]:
             return found
         for index in longer:
             depths[index] += 1
+
+
+def _apart(roots: Sequence[Path], below: Sequence[Path]) -> list[Path]:
+    """The place of each file; no two files are called the same, whatever the names of their folders."""
+    before = dict(_told_apart(roots, below))
+    while True:
+        within = [before.get(root, Path()) / place for root, place in zip(roots, below, strict=True)]
+        times = Counter(within)
+        alike = {root for root, place in zip(roots, within, strict=True) if times[place] > 1}
+        longer = {root: _longer(root, before.get(root, Path())) for root in alike}
+        if all(before.get(root) == more for root, more in longer.items()):
+            return within
+        before |= longer
+
+
+def _longer(root: Path, end: Path) -> Path:
+    """The end of a folder's path with one part more, where there is one."""
+    parts = root.relative_to(root.anchor).parts
+    return Path(*parts[max(0, len(parts) - len(end.parts) - 1) :])
 
 
 def _told_apart(roots: Sequence[Path], below: Sequence[Path]) -> Mapping[Path, Path]:

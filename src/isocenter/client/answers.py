@@ -15,6 +15,9 @@ T = TypeVar("T")
 Format = Literal["json", "geojson", "coco", "coco-rle", "labels", "overlay"]
 FORMATS: Final[tuple[Format, ...]] = ("json", "geojson", "coco", "coco-rle", "labels", "overlay")
 _TEXT: Final = frozenset({"json", "geojson", "coco", "coco-rle"})
+_MOST_PX: Final = 2**27
+"""More than a server segments at once: two labels of 4 bytes and one channel are held within 1 GiB."""
+_MOST_EXPANSION: Final = 1100  # what deflate makes of zeros
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +115,17 @@ class Cells:
         """
         if self.format in _TEXT:
             raise ValueError(f"{self.format} is a document: json() reads it")
-        from isocenter.imaging.codecs.raster import decode
+        from isocenter.imaging.codecs.raster import decode_answer
         from isocenter.imaging.limits import ImageLimits
 
-        found = decode(self.content, limits=ImageLimits()).pixels
+        # What is here came within the server's limits, which bind images: an answer may have more bytes than they.
+        limits = ImageLimits(
+            max_bytes=len(self.content),
+            max_pixels=_MOST_PX,
+            max_decoded_bytes=4 * _MOST_PX,
+            max_expansion=_MOST_EXPANSION,
+        )
+        found = decode_answer(self.content, limits=limits).pixels
         # 32 bits are decoded to floats, which hold every number that fits.
         return found if found.dtype.kind == "u" else found.astype(np.uint32)
 
@@ -181,7 +191,7 @@ def read_object(reply: Reply) -> dict[str, Any]:
 def _read(reply: Reply, build: Callable[[dict[str, Any]], T]) -> T:
     try:
         return build(json.loads(reply.content))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise _strange(reply, f"not the answer that was asked for: {type(error).__name__}") from error
 
 

@@ -120,7 +120,7 @@ def named_s(headers: Mapping[str, str], *, wall_s: Callable[[], float] = time.ti
 def _instant(date: str) -> datetime | None:
     try:
         found = parsedate_to_datetime(date)
-    except ValueError:
+    except (ValueError, OverflowError):  # a year, or an hour, that no clock shows
         return None
     return found if found.tzinfo is not None else None
 
@@ -129,7 +129,7 @@ def _problem(content: bytes) -> tuple[str, str, dict[str, Any]] | None:
     try:
         problem = json.loads(content)["error"]
         code, message = problem["code"], problem["message"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None
     if not isinstance(code, str) or not isinstance(message, str):
         return None

@@ -40,10 +40,12 @@ def encode(pixels: Array) -> bytes:
     b'\\x89PNG'
 
     Raises:
-        UnsupportedMedia: not HxW or HxWx3, or neither uint8, uint16 nor float32.
+        UnsupportedMedia: not HxW or HxWx3, or neither uint8, uint16 nor float32; or a masked array.
     """
     import cv2
 
+    if isinstance(pixels, np.ma.MaskedArray):
+        raise UnsupportedMedia("a masked array: what the model should see in masked places is not guessed; fill them")
     gray = pixels.ndim == 2
     if not (gray or (pixels.ndim == 3 and pixels.shape[2] == 3)) or pixels.size == 0:
         raise UnsupportedMedia(

@@ -40,6 +40,14 @@ def test_folders_of_one_name_keep_as_much_of_their_paths_as_tells_them_apart(tmp
     assert results(files, *(file.parent for file in files)) == ["1/plate/f", "2/plate/f"]
 
 
+def test_no_two_images_have_one_name_whatever_their_folders_are_called(tmp_path: Path) -> None:
+    files = touch(tmp_path, "p/a/x.png", "p/b/x.png", "q/a/x.png")
+    found = places(files, [str(files[0]), str(files[1]), str(tmp_path / "q")], Path())
+    assert len({place.image for place in found}) == 3
+    assert all(str(file).endswith(place.image) for file, place in zip(files, found, strict=True))
+    assert [str(place.results) for place in found] == [place.image.removesuffix(".png") for place in found]
+
+
 def test_no_place_is_outside_of_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "here/a.png", "there/b.png")
     monkeypatch.chdir(tmp_path / "here")

@@ -326,8 +326,9 @@ def test_arrays_are_sent_without_loss(pixels: Any) -> None:
         (np.zeros((3, 4), np.int32), UnsupportedMedia),
         (np.zeros((3, 4, 2), np.uint8), UnsupportedMedia),
         (np.zeros((0, 4), np.uint8), UnsupportedMedia),
+        (np.ma.masked_greater(np.arange(12, dtype=np.uint8).reshape(3, 4), 5), UnsupportedMedia),
     ],
-    ids=["nothing", "no file", "no path", "no image", "type", "channels", "empty"],
+    ids=["nothing", "no file", "no path", "no image", "type", "channels", "empty", "masked"],
 )
 async def test_what_is_no_image_is_not_sent(image: Any, kind: type[Exception]) -> None:
     script = Script((200, {}, ANSWER))

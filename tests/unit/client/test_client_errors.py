@@ -43,7 +43,17 @@ def test_every_code_that_leaves_a_server_is_the_error_that_went_in(code: str) ->
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"<html>", b"[]", b"null", b'{"error": "old"}', body(7), body("x", None), b'{"error": {"code": "x"}}'],
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        b"null",
+        b'{"error": "old"}',
+        body(7),
+        body("x", None),
+        b'{"error": {"code": "x"}}',
+        b"[" * 100_000,
+    ],
 )
 def test_an_answer_of_somebody_else_says_only_its_status(content: bytes) -> None:
     error = error_from(502, {"retry-after": "3"}, content)
@@ -73,6 +83,8 @@ def test_details_that_are_none_are_none() -> None:
         ("1", -3, 1.0),
         ("Fri, 21 Nov 2025 07:00:09 GMT", None, 9.0),
         ("Fri, 21 Nov 2025 06:59:00 GMT", None, 0.0),
+        ("Fri, 21 Nov 99999999999999999999 06:59:00 GMT", None, None),
+        ("Fri, 21 Nov 2025 06:59:00 +99999999999999999999", None, None),
     ],
 )
 def test_the_time_to_come_back(header: str | None, exact: object, wait_s: float | None) -> None:

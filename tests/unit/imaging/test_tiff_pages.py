@@ -1,13 +1,17 @@
 """A file of several planes is never answered for one of them: which is meant is asked for, or the file is refused."""
 
 import io
+import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import tifffile
+from PIL import Image
 
+from image_writers import tiff_file
 from isocenter.core.errors import BadImage, InputNotAccepted, MultiFrameImage, UnsupportedMedia
 from isocenter.imaging.codecs import raster
 from isocenter.imaging.codecs.microscopy import PixelsAsked, pixel_size_um, read_image
@@ -147,3 +151,39 @@ def test_a_pixel_smaller_than_an_atom_or_larger_than_a_hand_is_of_no_known_size(
 def test_dots_per_inch_of_a_screen_are_no_size_of_a_pixel(unit: str, per_unit: float, size_um: float | None) -> None:
     data = described(f"ImageJ=1.53t\nunit={unit}\n", count=1, resolution=(per_unit, per_unit))
     assert pixel_size_um(read(data)) == (None if size_um is None else pytest.approx((size_um, size_um)))
+
+
+def test_imagej_s_second_unit_is_that_of_a_pixel_s_height() -> None:
+    text = "ImageJ=1.53t\nunit=micron\nyunit={}\n"
+    two = {"resolution": (2.0, 0.004)}
+    assert pixel_size_um(read(described(text.format("nm"), count=1, **two))) == pytest.approx((0.25, 0.5))
+    assert pixel_size_um(read(described(text.format("pixel"), count=1, **two))) is None
+
+
+def test_a_resolution_finer_than_an_atom_is_no_size_of_a_pixel() -> None:
+    fine = written((STACK[0], {"resolution": (4e9, 20_000), "resolutionunit": "CENTIMETER"}))
+    assert pixel_size_um(read(fine)) is None
+
+
+@pytest.mark.parametrize("checksum", ["wrong", "cut off"])
+def test_a_deflated_strip_that_goes_on_beyond_its_rows_is_broken(checksum: str) -> None:
+    stream = zlib.compress(STACK[:2].tobytes())
+    body = stream[: len(stream) * 3 // 4] if checksum == "cut off" else stream[:-4] + bytes(4)
+    tags: dict[int, Sequence[int]] = {256: [32], 257: [24], 258: [16], 259: [8], 262: [1], 277: [1], 278: [24]}
+    with pytest.raises(BadImage):
+        read(tiff_file("<", tags, [body]))
+
+
+def test_a_deflated_last_strip_may_be_filled_up_with_rows() -> None:
+    rows = [STACK[0][:16], np.concatenate([STACK[0][16:], np.zeros((8, 32), np.uint16)])]
+    tags: dict[int, Sequence[int]] = {256: [32], 257: [24], 258: [16], 259: [8], 262: [1], 277: [1], 278: [16]}
+    data = tiff_file("<", tags, [zlib.compress(part.tobytes()) for part in rows])
+    assert np.array_equal(read(data).voxels[0], STACK[0])
+
+
+def test_planes_of_luminance_and_chroma_are_not_taken_for_red_green_and_blue() -> None:
+    gray = io.BytesIO()
+    Image.fromarray((STACK[0] >> 4).astype(np.uint8)).save(gray, "jpeg")
+    tags: dict[int, Sequence[int]] = {256: [32], 257: [24], 258: [8] * 3, 259: [7], 262: [6], 277: [3], 284: [2]}
+    with pytest.raises(UnsupportedMedia, match="a plane for each"):
+        read(tiff_file("<", tags | {278: [24]}, [gray.getvalue()] * 3))

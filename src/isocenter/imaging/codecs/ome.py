@@ -81,21 +81,28 @@ def _of_imagej(description: bytes, pages: int, per_unit: tuple[float, float] | N
         )
     if images % channels:
         raise BadImage(f"{images} images of {channels} channels", details={"images": images, "channels": channels})
-    size = _imagej_size(facts.get("unit", ""), per_unit)
+    across = facts.get("unit", "")
+    size = _imagej_size(facts.get("yunit", across), across, per_unit)
     return [Picture(tuple(range(first, first + channels)), (), size) for first in range(0, images, channels)]
 
 
-def _imagej_size(name: str, per_unit: tuple[float, float] | None) -> tuple[float, float] | None:
-    unit = micrometres(name)
-    if not unit or not per_unit or min(per_unit) <= 0:
+def _imagej_size(down: str, across: str, per_unit: tuple[float, float] | None) -> tuple[float, float] | None:
+    """`down` and `across` are units: ImageJ writes a second one where they differ."""
+    units = micrometres(down), micrometres(across)
+    if units[0] is None or units[1] is None or not per_unit or min(per_unit) <= 0:
         return None
-    size = unit / per_unit[0], unit / per_unit[1]
-    if unit == _UM["inch"] and max(size) > LARGEST_OF_INCHES_UM:
+    size = units[0] / per_unit[0], units[1] / per_unit[1]
+    if _UM["inch"] in units and max(size) > LARGEST_OF_INCHES_UM:
         return None
-    return size if all(map(_is_size, size)) else None
+    return size if all(map(is_size, size)) else None
 
 
-def _is_size(um: float) -> bool:
+def is_size(um: float) -> bool:
+    """Whether a pixel of a microscope's picture can be as large.
+
+    >>> is_size(0.25), is_size(1e-5)
+    (True, False)
+    """
     return _SIZES_UM[0] <= um <= _SIZES_UM[1]
 
 
@@ -198,7 +205,7 @@ def _pixel_size(pixels: ElementTree.Element) -> tuple[float, float] | None:
             size = float(pixels.get(f"PhysicalSize{axis}", ""))
         except ValueError:
             return None
-        if unit is None or not _is_size(size * unit):
+        if unit is None or not is_size(size * unit):
             return None
         sizes.append(size * unit)
     return sizes[0], sizes[1]

@@ -52,12 +52,26 @@ def decode(data: bytes, *, limits: ImageLimits, header: Header | None = None) ->
     Raises:
         BadInput: one of its kinds; no other exception leaves here, whatever the bytes are.
     """
-    return _decode(data, header or read_header(data, limits=limits), "decode")
+    return _not_constant(_decode(data, header or read_header(data, limits=limits), "decode"))
+
+
+def decode_answer(data: bytes, *, limits: ImageLimits) -> RasterImage:
+    """As `decode`, of a picture that answers something: one value everywhere is an answer, such as "no objects".
+
+    >>> import cv2, numpy
+    >>> png = cv2.imencode(".png", numpy.zeros((2, 2), numpy.uint16))[1].tobytes()
+    >>> decode_answer(png, limits=ImageLimits()).pixels.max()
+    np.uint16(0)
+
+    Raises:
+        BadInput: one of its kinds.
+    """
+    return _decode(data, read_header(data, limits=limits), "decode")
 
 
 def decode_reference(data: bytes, *, limits: ImageLimits) -> RasterImage:
     """Decode with Pillow wherever Pillow keeps every bit; the same pixels as `decode`, bit for bit."""
-    return _decode(data, read_header(data, limits=limits), "decode_reference")
+    return _not_constant(_decode(data, read_header(data, limits=limits), "decode_reference"))
 
 
 def _decode(data: bytes, header: Header, how: str) -> RasterImage:
@@ -73,9 +87,13 @@ def _decode(data: bytes, header: Header, how: str) -> RasterImage:
         shape = [*decoded.pixels.shape]
         raise BadImage(f"the header announces {source.width_px} x {source.height_px}", details={"decoded": shape})
     pixels.refuse_non_finite(decoded.pixels)
-    pixels.refuse_constant(decoded.pixels)
     upright, turned = pixels.upright(decoded.pixels, header.orientation)
     return RasterImage(np.ascontiguousarray(upright), source, header.notes + decoded.notes + turned)
+
+
+def _not_constant(image: RasterImage) -> RasterImage:
+    pixels.refuse_constant(image.pixels)
+    return image
 
 
 def read_header(data: bytes, *, limits: ImageLimits) -> Header:

@@ -165,7 +165,7 @@ def _checked(tags: Directory, size: int) -> TiffHeader:
         raise UnsupportedMedia("a TIFF whose bits are stored backwards (FillOrder 2)")
     bits, sample_format = _sample_type(tags, samples, photometric)
     if compression == JPEG:
-        _check_jpeg(samples, bits, sample_format, photometric)
+        _check_jpeg(samples, bits, sample_format, photometric, planar=tags.one(PLANAR, 1) == 2)
     predictor = tags.one(PREDICTOR, 1) if compression in _PREDICTED else 1
     if compression == PACKBITS and tags.one(PREDICTOR, 1) != 1:
         raise UnsupportedMedia("a TIFF of PackBits with a predictor, which some readers undo and others do not")
@@ -216,8 +216,10 @@ def _sample_type(tags: Directory, samples: int, photometric: int) -> tuple[int, 
     return bits, sample_format
 
 
-def _check_jpeg(samples: int, bits: int, sample_format: int, photometric: int) -> None:
+def _check_jpeg(samples: int, bits: int, sample_format: int, photometric: int, *, planar: bool) -> None:
     gray, colour = photometric == MIN_IS_BLACK and samples == 1, photometric in (RGB, YCBCR) and samples == 3
+    if planar and photometric == YCBCR:  # no JPEG holds all three, which would say what light they are
+        raise UnsupportedMedia("a TIFF with YCbCr in JPEG, a plane for each", details={"photometric": photometric})
     if (bits, sample_format) != (8, UNSIGNED) or not (gray or colour):
         raise UnsupportedMedia(
             f"a TIFF with JPEG of {samples} samples of {bits} bits in colour space {photometric}; 8-bit gray and"

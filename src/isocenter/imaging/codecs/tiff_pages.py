@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from isocenter.core.errors import BadImage, InputNotAccepted, MultiFrameImage, UnsupportedMedia
 from isocenter.imaging.codecs import tiff
 from isocenter.imaging.codecs.ifd import Directory, Layout, Readable, directories, read_directory, read_layout
-from isocenter.imaging.codecs.ome import LARGEST_OF_INCHES_UM, Picture, micrometres, pictures_of
+from isocenter.imaging.codecs.ome import LARGEST_OF_INCHES_UM, Picture, is_size, micrometres, pictures_of
 from isocenter.imaging.codecs.tiff import TiffHeader
 
 _PER_X, _PER_Y, _UNIT = 282, 283, 296
@@ -104,4 +104,4 @@ def _pixel_size_um(tags: Directory) -> tuple[float, float] | None:
     if unit is None or per is None:
         return None
     height, width = unit / per[0], unit / per[1]
-    return (height, width) if 0 < max(height, width) <= LARGEST_OF_INCHES_UM else None
+    return (height, width) if is_size(min(height, width)) and max(height, width) <= LARGEST_OF_INCHES_UM else None

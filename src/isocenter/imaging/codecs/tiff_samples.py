@@ -23,6 +23,7 @@ from isocenter.imaging.codecs.tiff_directory import LONG, SHORT, Values, directo
 
 _BY_LIBTIFF = (tiff.LZW, tiff.PACKBITS, tiff.ZSTD)
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # the last byte of the segment says what the colours are
+_BEYOND_BYTES = 64
 _AS_RGB, _AS_YCBCR = b"\x00", b"\x01"
 
 
@@ -169,7 +170,11 @@ def _expand(data: Readable, header: TiffHeader, pieces: Sequence[_Piece], row_by
     at = 0
     for piece in pieces:
         block = _part(data, piece)
-        body = block[: piece.needed] if header.compression == tiff.PLAIN else _inflated(block, piece.needed)
+        body = (
+            block[: piece.needed]
+            if header.compression == tiff.PLAIN
+            else _inflated(block, piece.needed, header.block_height * row_bytes)
+        )
         if len(body) < piece.needed:
             raise TruncatedImage(
                 f"the TIFF is cut: a strip or tile holds {len(body)} of {piece.needed} bytes",
@@ -186,11 +191,17 @@ def _part(data: Readable, piece: _Piece) -> memoryview:
     return memoryview(data)[piece.offset : end] if isinstance(data, bytes) else memoryview(data[piece.offset : end])
 
 
-def _inflated(block: memoryview, needed: int) -> bytes:
+def _inflated(block: memoryview, needed: int, full: int) -> bytes:
+    """The bytes of a stream that are needed, of the full number of a strip or tile: the last strip may be filled up."""
     inflater = zlib.decompressobj()
     body = inflater.decompress(block, needed)
-    if not inflater.eof:
-        inflater.decompress(inflater.unconsumed_tail, 64)  # a stream that ends here shows its checksum, and raises
+    # A stream that ends here shows its checksum, and raises. One whose checksum is cut off is taken as it is, but not
+    # if it goes on: broken codes do, and nothing else would tell.
+    more = b"" if inflater.eof else inflater.decompress(inflater.unconsumed_tail, full - needed + _BEYOND_BYTES)
+    if more and not inflater.eof:
+        raise BadImage(
+            f"a strip or tile goes on beyond its {needed} bytes, and no checksum ends it", details={"needed": needed}
+        )
     return body
 
 
