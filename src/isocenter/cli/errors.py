@@ -47,7 +47,7 @@ def explain(error: Exception, *, message: str | None = None, hint: str | None = 
     """Say on stderr what went wrong and what to do about it; give the exit code that belongs to it."""
     from rich.text import Text
 
-    from isocenter.cli.console import err
+    from isocenter.cli.console import err, one_line
 
     if isinstance(error, IsocenterError):
         message, hint = message or error.message, hint or HINTS.get(error.code, "")
@@ -57,12 +57,16 @@ def explain(error: Exception, *, message: str | None = None, hint: str | None = 
         code = Exit.WRONG
     elif message:
         code = Exit.WRONG
+    elif isinstance(error, OSError) and error.strerror:  # a name too long, a folder that may not be read
+        where = f"{error.filename}: " if error.filename is not None else ""
+        message, code = f"{where}{error.strerror}", Exit.WRONG
     else:
         message = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
         message, hint = f"unexpected {message}; this is a bug", "the same command with --debug for the trace"
         code = Exit.BUG
     console = err()
-    console.print(Text(f"error: {message}", style="red"), soft_wrap=True)
+    said = "\n".join(map(one_line, message.split("\n")))  # it may quote what somebody typed or a file holds
+    console.print(Text(f"error: {said}", style="red"), soft_wrap=True)
     if hint:
         console.print(Text(f"→ try: {hint}", style="dim"), soft_wrap=True)
     return code

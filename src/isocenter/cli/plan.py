@@ -21,6 +21,9 @@ _UNITS: Final = {
 }  # fmt: skip
 
 
+_LONGEST = 40  # characters; of amounts that a float holds
+
+
 def bytes_of(text: str) -> int:
     """An amount of memory as people write it.
 
@@ -32,8 +35,8 @@ def bytes_of(text: str) -> int:
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     unit = _UNITS.get(found[2].lower()) if found else None
-    if found is None or unit is None or not (count := int(float(found[1]) * unit)):
-        raise typer.BadParameter(f"{text!r} is no amount of memory; write it as 24GiB, 512MiB or 8GB")
+    if found is None or unit is None or len(text) > _LONGEST or not (count := int(float(found[1]) * unit)):
+        raise typer.BadParameter(f"{text[:_LONGEST]!r} is no amount of memory; write it as 24GiB, 512MiB or 8GB")
     return count
 
 

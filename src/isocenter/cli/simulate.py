@@ -24,11 +24,15 @@ def simulate(
         int | None, typer.Option(min=1, metavar="N", help="Callers who ask again when they were answered.")
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(min=1e-3, metavar="R", help="Requests a second by callers who do not wait.")
+        float | None, typer.Option(min=1e-3, max=1e9, metavar="R", help="Requests a second by callers who do not wait.")
     ] = None,
-    timeout_ms: Annotated[float, typer.Option(min=0.001, metavar="MS", help="What each caller gives.")] = 10_000.0,
-    seconds: Annotated[float, typer.Option(min=0.001, metavar="S", help="Simulated time.")] = 60.0,
-    delay_ms: Annotated[float, typer.Option(min=0.0, metavar="MS", help="max_queue_delay_ms of the model.")] = 2.0,
+    timeout_ms: Annotated[
+        float, typer.Option(min=0.001, max=1e9, metavar="MS", help="What each caller gives.")
+    ] = 10_000.0,
+    seconds: Annotated[float, typer.Option(min=0.001, max=1e9, metavar="S", help="Simulated time.")] = 60.0,
+    delay_ms: Annotated[
+        float, typer.Option(min=0.0, max=1e9, metavar="MS", help="max_queue_delay_ms of the model.")
+    ] = 2.0,
     spread: Annotated[float, typer.Option(min=0.0, max=1.0, help="How much runs of one size differ (sigma).")] = 0.05,
     seed: Annotated[int, typer.Option(metavar="N", help="Another seed, another day.")] = 0,
     as_json: AsJson = False,
@@ -44,11 +48,16 @@ def simulate(
     machine = simulator.Machine(curve_of(curve), instances=instances, max_queue_delay_s=delay_ms / 1e3, spread=spread)
     most = ceiling_per_s(machine)
     timeout_s = timeout_ms / 1e3
+    rates = [rate] if rate is not None else [] if clients is not None else [factor * most for factor in _LOADS]
+    asked = seconds * max(rates, default=most) + (clients or 0)
+    if not asked <= _MOST_REQUESTS:  # nan is neither less nor more
+        raise typer.BadParameter(
+            f"that would be {asked:.3g} requests, and {_MOST_REQUESTS:,} at most are simulated: fewer --seconds"
+        )
     found: list[tuple[str, Report]] = []
     if clients is not None:
         report = simulator.simulate_clients(clients, machine, seconds=seconds, timeout_s=timeout_s, seed=seed)
         found.append((f"{clients} clients", report))
-    rates = [rate] if rate is not None else [] if clients is not None else [factor * most for factor in _LOADS]
     for each in rates:
         load = simulator.poisson(each, seconds=seconds, timeout_s=timeout_s, seed=seed)
         found.append((f"{each:.4g}/s", simulator.simulate(load, machine, seed=seed)))
@@ -63,6 +72,7 @@ def simulate(
     console.out().print(f"At most {most:.4g} items/s: {instances} x the best batch of the curve.")
 
 
+_MOST_REQUESTS = 100_000_000
 _COLUMNS = (
     "load", "offered", "goodput/s", "shed", "late", "p50 ms", "p95 ms", "p99 ms", "mean batch", "busy",
 )  # fmt: skip

@@ -52,6 +52,17 @@ def test_an_unexpected_error_is_a_bug_and_says_how_to_see_more(monkeypatch: pyte
     ]
 
 
+def test_what_the_system_refuses_is_no_bug() -> None:
+    result = RUN.invoke(main.app, ["segment", "x" * 5000])
+    assert result.exit_code == Exit.WRONG
+    assert result.stderr.startswith(f"error: {'x' * 5000}: File name too long")
+
+
+def test_control_characters_in_a_message_do_not_reach_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_with(Hopeless("no folder \x1b[2Ja\u202eb"), monkeypatch)
+    assert "error: no folder \\x1b[2Ja\\u202eb" in RUN.invoke(main.app, ["models"]).stderr
+
+
 @pytest.mark.parametrize("line", [["--debug", "models"], ["models", "--debug"]], ids=["before", "after"])
 def test_debug_holds_wherever_it_stands(line: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     fail_with(ZeroDivisionError("division by zero"), monkeypatch)
