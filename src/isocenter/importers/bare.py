@@ -5,14 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-
 from isocenter.core.errors import ImportRefused
 from isocenter.importers import answers as q
 from isocenter.importers.answers import Answers
-from isocenter.importers.folder import TensorCase
+from isocenter.importers.folder import TensorCase, noise
 
-_SEED: Final = 20_001
 _BATCH: Final = {"classification": 16, "segmentation": 4, "tensors": 8}
 _IMAGE_AXES, _VOLUME_AXES = 3, 4
 _FEW_CHANNELS: Final = 4
@@ -46,7 +43,7 @@ def describe(taken: Tensor, given: Tensor, answers: Answers, *, name: str, versi
     parts, shape, notes = make(taken, given, answers)
     manifest = {"schema": 1, "name": name, "version": version, "task": task, **parts}
     manifest["batching"] = {"max_batch_size": _BATCH[task]}
-    item = np.random.default_rng(_SEED).standard_normal(shape, dtype=np.float32)
+    item = noise(shape)
     notes.append(
         "the golden output is what the file gave here for noise: it shows that an answer changes, not that it is right"
     )

@@ -14,7 +14,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import numpy as np
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from isocenter.core.errors import BadInput, BadManifest, GoldenMismatch, ImportRefused
@@ -32,16 +31,19 @@ from isocenter.importers.onnx_file import has_fixed_batch, runtime_part, with_op
 from isocenter.importers.package import WEIGHTS_LIMIT_BYTES, Package, open_package
 from isocenter.importers.torchscript_file import FILE as TORCHSCRIPT_FILE
 from isocenter.importers.torchscript_file import runtime_part as torch_part
+from isocenter.repository.golden import UNREADABLE
 from isocenter.repository.integrity import deviation
 from isocenter.repository.manifest import MODEL_NAME, GoldenPart
+from isocenter.repository.plain_yaml import load_plain
 from isocenter.runtimes.onnx_file import OnnxFile, parse_onnx
 from isocenter.runtimes.registry import RUNTIMES, installed
 
 _TENSOR_LIMIT_BYTES: Final = 2 * 2**30
 _TOLERANCE: Final = GoldenPart()
 """Of the format: |out - ref| <= 1e-3 + 1e-3 |ref|, and at most 100 in a million may miss it."""
-_LEAST_OVERLAP: Final = 0.25
+_LEAST_OVERLAP, _MOST_OVERLAP = 0.25, 0.75
 _BATCH: Final = 4
+_LINE: Final = 500
 _READ: Final = {"onnx": "onnxruntime", "torchscript": "torch"}
 """Formats of weights in the order of preference, and the runtime of each."""
 
@@ -149,9 +151,9 @@ def _read(
 
 def _described(package: Package, file: str) -> dict[str, Any]:
     try:
-        said = yaml.safe_load(package.read(file))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ImportRefused(f"{file} is not YAML: {type(error).__name__}") from error
+        said = load_plain(package.read(file).decode())
+    except ValueError as error:
+        raise ImportRefused(f"{file} is not YAML: {_line(error)[:200]}") from error
     if not isinstance(said, dict) or said.get("type", "model") != "model":
         raise ImportRefused(f"{file} does not describe a model")
     found = str(said.get("format_version", ""))
@@ -176,7 +178,7 @@ def _tensor(package: Package, said: Mapping[str, Any], tensor: Mapping[str, Any]
     file, content = _file(package, source, f"test {side}", _TENSOR_LIMIT_BYTES)
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, OSError, EOFError, MemoryError) as error:
+    except UNREADABLE as error:
         raise ImportRefused(f"{file} is not an array: {type(error).__name__}") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "uifb":
         raise ImportRefused(f"{file} is not an array of numbers")
@@ -298,7 +300,13 @@ def _sliding(axes: Sequence[Axis], roi: Sequence[int]) -> dict[str, Any]:
     """Windows of the published size, which overlap so far that no border that is not to be trusted decides alone."""
     halos = [axis.halo_px for axis in axes if axis.kind == "space"]
     share = max(2 * halo / side for halo, side in zip(halos, roi, strict=True))
-    overlap = min(0.75, max(_LEAST_OVERLAP, math.ceil(share * 100) / 100))
+    if share > _MOST_OVERLAP:
+        raise ImportRefused(
+            f"a halo of {', '.join(map(str, halos))} leaves too little of a window of {' x '.join(map(str, roi))}, the "
+            "size of the test tensor",
+            details={"halo": halos, "window": list(roi)},
+        )
+    overlap = max(_LEAST_OVERLAP, math.ceil(share * 100) / 100)
     return {"roi": list(roi), "overlap": overlap, "mode": "gaussian"}
 
 
@@ -322,8 +330,10 @@ def _notes(said: Mapping[str, Any], answer: Answer, threshold: float | None, sid
     ]
     if answer.activation == "sigmoid" and threshold is None:
         notes.append("the package does not say from which probability on a voxel has a label: 0.5 is taken")
-    if cited := said.get("cite"):
-        notes.append(f"to be cited: {_line(cited[0].get('text') if isinstance(cited[0], dict) else cited[0])}")
+    cited = said.get("cite")
+    first = next(iter(cited), None) if isinstance(cited, list) else cited
+    if text := _line(first.get("text") if isinstance(first, dict) else first):
+        notes.append(f"to be cited: {text}")
     return notes
 
 
@@ -341,4 +351,4 @@ def _slug(text: str) -> str:
 
 
 def _line(value: object) -> str:
-    return " ".join(str(value).split()) if value is not None else ""
+    return " ".join(str(value).split())[:_LINE] if value is not None else ""

@@ -1,6 +1,6 @@
 """Axes of a bioimage.io tensor, formats 0.4 (`axes: bcyx`) and 0.5 (a list), in the one order that is served."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -36,7 +36,7 @@ def axes_of(tensor: Mapping[str, Any], name: str) -> list[Axis]:
     if isinstance(said, str):
         found = [_of_letter(letter, name) for letter in said]
         halo = tensor.get("halo") or [0] * len(found)
-        if not isinstance(halo, list) or len(halo) != len(found) or not all(type(px) is int for px in halo):
+        if not isinstance(halo, list) or len(halo) != len(found) or not all(map(_is_halo, halo)):
             raise ImportRefused(f"{name}: halo is {halo!r}, not {len(found)} whole numbers")
         found = [Axis(axis.kind, axis.id, (), px) for axis, px in zip(found, halo, strict=True)]
     elif isinstance(said, list):
@@ -65,10 +65,18 @@ def _of_entry(entry: object, name: str) -> Axis:
     if kind == "batch":
         return Axis("batch", "batch")
     if kind == "channel":
-        names = entry.get("channel_names")
-        return Axis("channel", "channel", tuple(map(str, names)) if isinstance(names, Sequence) else ())
+        names = entry.get("channel_names") or []
+        if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+            raise ImportRefused(f"{name}: channel_names is {str(names)[:80]}, not a list of names")
+        return Axis("channel", "channel", tuple(names))
     if kind == "space":
-        halo = entry.get("halo", 0)
+        halo = entry.get("halo") or 0
+        if not _is_halo(halo):
+            raise ImportRefused(f"{name}: halo is {str(halo)[:80]}, not a whole number")
         # Format 0.5 calls an axis x where it is not named.
-        return Axis("space", str(entry.get("id", "x")), (), halo if isinstance(halo, int) else 0)
+        return Axis("space", str(entry.get("id", "x")), (), halo)
     raise ImportRefused(f"{name} has an axis of type {kind!r}; served are batch, channel and space")
+
+
+def _is_halo(value: object) -> bool:
+    return type(value) is int and value >= 0

@@ -90,6 +90,11 @@ def _operations(tensor: Mapping[str, Any], side: str) -> list[_Op]:
         raise ImportRefused(f"{side} is not a list of steps")
     found = []
     for index, each in enumerate(said):
+        if set(each) - {"id", "name", "kwargs"} or ("id" in each) == ("name" in each):
+            there = ", ".join(map(str, each))[:80]
+            raise ImportRefused(
+                f"{side}[{index}] has {there or 'nothing'}: a step has its id and kwargs, and nothing else"
+            )
         arguments = each.get("kwargs") or {}
         if not isinstance(arguments, dict) or not all(isinstance(key, str) for key in arguments):
             raise ImportRefused(f"{side}[{index}]: its kwargs are no names with values")
@@ -109,6 +114,8 @@ def _ensure_dtype(op: _Op, axes: Sequence[Axis]) -> list[Step]:
 def _standardize(op: _Op, axes: Sequence[Axis]) -> list[Step]:
     said = op.take(axes=None, eps=_EPS, mode=None, mean=None, std=None)
     if said["mode"] == "fixed":
+        if said["eps"] != _EPS:
+            raise op.refusal("eps has no equal where mean and std are given")
         return _fixed(_Op(op.name, {key: said[key] for key in ("mean", "std")}, op.where), axes)
     if said["mode"] not in (None, "per_sample") or said["mean"] is not None or said["std"] is not None:
         raise op.refusal(f"mode {said['mode']}: statistics of a whole data set are not those of an image")
@@ -154,6 +161,8 @@ def _clip(op: _Op, axes: Sequence[Axis]) -> list[Step]:
     said = op.take(min=None, max=None, min_percentile=None, max_percentile=None, axes=None)
     step: Step = {"kind": "clip"}
     for key, bound in (("min", "low"), ("max", "high")):
+        if said[key] is not None and said[f"{key}_percentile"] is not None:
+            raise op.refusal(f"has both {key} and {key}_percentile")
         if said[key] is not None:
             step[bound] = _number(op, said, key)
         elif said[f"{key}_percentile"] is not None:

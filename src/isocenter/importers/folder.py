@@ -1,6 +1,7 @@
 """What an importer has read, and how it becomes a version of a model: whole and proven, or not at all."""
 
 import hashlib
+import math
 import re
 import secrets
 import shutil
@@ -28,6 +29,8 @@ from isocenter.repository.manifest import MODEL_NAME, read_manifest
 from isocenter.repository.sessions import open_one
 from isocenter.runtimes.registry import AUTO
 
+_MOST_VALUES: Final = 2**28
+_SEED: Final = 20_001
 _CASE_NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
 
 
@@ -93,6 +96,20 @@ def write_folder(models: Path, made: Imported, *, proven: bool = True) -> ModelF
             _remove_if_empty(target.parent)
         raise
     return find(models, name, version)
+
+
+def noise(shape: tuple[int, ...]) -> FloatArray:
+    """One item of a golden case, for a model that publishes none.
+
+    Raises:
+        ImportRefused: it would be larger than any item that is served.
+    """
+    if (values := math.prod(shape)) > _MOST_VALUES:
+        raise ImportRefused(
+            f"one item of {' x '.join(map(str, shape))} has {values} values, the limit is {_MOST_VALUES}",
+            details={"values": values, "limit": _MOST_VALUES},
+        )
+    return np.random.default_rng(_SEED).standard_normal(shape, dtype=np.float32)
 
 
 def next_version(models: Path, name: str) -> int:

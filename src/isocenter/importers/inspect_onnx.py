@@ -10,7 +10,7 @@ from typing import Any, Final
 from isocenter.core.errors import ImportRefused
 from isocenter.importers.inspect_facts import ITEM_BYTES, Cost, Facts, Slot, by_count, with_sizes
 from isocenter.runtimes.onnx_file import DTYPES, OnnxFile, read_onnx
-from isocenter.runtimes.onnx_graph import stated_layers
+from isocenter.runtimes.onnx_graph import is_inside, stated_layers
 from isocenter.runtimes.registry import installed
 
 NEEDS_ONNX: Final = 'needs the package onnx: pip install "isocenter[quantize]", or "isocenter[torch]"'
@@ -201,21 +201,15 @@ def _read_by(node: Any) -> set[str]:
 
 def _external_bytes(path: Path, location: str) -> int | None:
     file = path.parent / location
-    inside = file.resolve().is_relative_to(path.parent.resolve())
-    return file.stat().st_size if inside and file.is_file() else None
+    return file.stat().st_size if is_inside(path.parent, location) and file.is_file() else None
 
 
 def _warnings(path: Path, found: OnnxFile) -> list[str]:
     said: list[str] = []
     for location in found.external:
-        file = Path(location)
-        if (
-            file.is_absolute()
-            or ".." in file.parts
-            or not (path.parent / file).resolve().is_relative_to(path.parent.resolve())
-        ):
+        if not is_inside(path.parent, location):
             said.append(f"it would read {location!r}, outside of its folder: import and serve refuse it")
-        elif not (path.parent / file).is_file():
+        elif not (path.parent / location).is_file():
             said.append(f"its weights in {location!r} are not there")
     if foreign := sorted({op for op in found.ops if "::" in op}):
         said.append(f"operators that are not ONNX's own, which not every runtime has: {', '.join(foreign)}")

@@ -1,10 +1,10 @@
 """What kind of model a file or folder is: by names and first bytes. Nothing of it is run, unpickled or unpacked."""
 
-import zipfile
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, get_args
 
 from isocenter.core.errors import BadManifest, ImportRefused
+from isocenter.importers.package import open_zip
 from isocenter.runtimes.onnx_file import read_onnx
 
 Kind: TypeAlias = Literal["onnx", "torchscript", "monai", "bioimageio", "nnunet"]
@@ -78,11 +78,8 @@ def _is_bioimageio(file: Path) -> bool:
 
 
 def _kind_of_zip(path: Path) -> Kind:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
-        raise ImportRefused(f"{path.name} is a damaged zip file: {error}") from error
+    with open_zip(path) as archive:
+        names = archive.namelist()
     if len(names) > _MOST_RECORDS:
         raise ImportRefused(f"{path.name} holds {len(names)} files, the limit is {_MOST_RECORDS}")
     # What torch writes stands in one folder, and so do packages that were zipped with their folder.

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from isocenter.core.errors import DigestMismatch, ImportRefused
-from isocenter.importers.folder import Imported, TensorCase
+from isocenter.importers.folder import Imported, TensorCase, noise
 from isocenter.importers.monai_answer import Answer, answer_of, output_of, refuse_other_ways_back, sliding_of
 from isocenter.importers.monai_config import Config, parse, shown
 from isocenter.importers.monai_steps import Step, steps_of
@@ -26,7 +24,12 @@ METADATA: Final = "configs/metadata.json"
 _LARGE_FILES: Final = ("large_files.yml", "large_files.yaml", "large_files.json")
 _SIDE_PX: Final = 96
 _BATCH: Final = 4
-_SEED: Final = 20_001
+_USERS: Final = {
+    "preprocessing": ("dataset::transform", "dataloader::dataset::transform"),
+    "inferer": ("evaluator::inferer",),
+    "postprocessing": ("evaluator::postprocessing",),
+}
+"""What MONAI takes each stage from, in the end: `monai/bundle/properties.py`, 1.6."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ def _read(package: Package, name: str | None, version: int, labels: list[str]) -
     metadata = Config(parse(package.read(METADATA), file=METADATA), file=METADATA)
     taken, given = _tensor(metadata, "inputs"), _tensor(metadata, "outputs")
     rank = len(taken.sides)
+    _refuse_other_stages(config)
     steps = steps_of(config, "preprocessing", key=taken.key, rank=rank) if "preprocessing" in config else []
     sliding = sliding_of(config, "inferer", rank=rank)
     answer = answer_of(config, "postprocessing", key=given.key, source=taken.key)
@@ -77,7 +81,7 @@ def _read(package: Package, name: str | None, version: int, labels: list[str]) -
         # MONAI's readers of pictures put x first.
         steps = [{"kind": "transpose", "axes": [1, 0]}, *steps]
     shape = (taken.channels, *_sides(taken, sliding, steps))
-    item = np.random.default_rng(_SEED).standard_normal(shape, dtype=np.float32)
+    item = noise(shape)
     weights = read_weights(package, config, item=item, outputs=given.channels, any_size=sliding is None)
     _check_digest(package, weights)
     manifest: dict[str, Any] = {
@@ -109,6 +113,29 @@ def _read(package: Package, name: str | None, version: int, labels: list[str]) -
     return Imported(manifest, dict(weights.files), golden, notes, batch_axis_opened=weights.batch_axis_opened)
 
 
+def _refuse_other_stages(config: Config) -> None:
+    """See that what is read here is what MONAI would run: the names are a custom, the references to them decide.
+
+    Raises:
+        ImportRefused: the data set or the evaluator is given something else; or nothing says what is done.
+    """
+    for stage, users in _USERS.items():
+        read = config.written_at(stage)
+        for user in users:
+            taken = config.written_at(user)
+            if taken not in (None, read):
+                raise config.refusal(
+                    user, f"stands at {taken}; it is read where it is called {stage}, and nowhere else"
+                )
+    if not config.says("preprocessing"):
+        raise config.refusal("preprocessing", "is not there; an empty list would say that nothing is done to an image")
+    if not config.says("inferer"):
+        raise config.refusal("inferer", "is not there; a SimpleInferer would say that the network takes all at once")
+    for name in ("prepare_batch", "iteration_update"):
+        if config.says(f"evaluator::{name}"):
+            raise config.refusal(f"evaluator::{name}", "is a function between the steps and the network")
+
+
 def _tensor(metadata: Config, side: str) -> _Tensor:
     place = f"network_data_format::{side}"
     said = metadata.get(place)
@@ -117,7 +144,7 @@ def _tensor(metadata: Config, side: str) -> _Tensor:
         raise metadata.refusal(place, f"names {there[:80]}; a model of one input and one output is known here")
     ((key, about),) = said.items()
     channels = about.get("num_channels") if isinstance(about, dict) else None
-    if not isinstance(channels, int) or not 1 <= channels <= 4096:
+    if type(channels) is not int or not 1 <= channels <= 4096:
         raise metadata.refusal(f"{place}::{key}::num_channels", f"is {shown(channels)}, not a number of channels")
     sides = about.get("spatial_shape")
     if not isinstance(sides, list) or len(sides) not in (2, 3):
@@ -125,8 +152,14 @@ def _tensor(metadata: Config, side: str) -> _Tensor:
     defined = about.get("channel_def") or {}
     if not isinstance(defined, dict) or not all(str(each).isdecimal() for each in defined):
         raise metadata.refusal(f"{place}::{key}::channel_def", f"is {shown(defined)}, not names by number")
-    names = [str(defined[each]) for each in sorted(defined, key=int)]
-    return _Tensor(key, channels, names, [each if isinstance(each, int) and each > 0 else None for each in sides])
+    # Names by other numbers than 0, 1, 2, … may belong to any channel.
+    counted = sorted(map(int, defined)) == list(range(len(defined)))
+    names = [str(defined[each]) for each in sorted(defined, key=int)] if counted else []
+    if side == "inputs" and defined and len(names) != channels:
+        raise metadata.refusal(
+            f"{place}::{key}::channel_def", f"is {shown(defined)}, not a name for each of {channels}"
+        )
+    return _Tensor(key, channels, names, [each if type(each) is int and each > 0 else None for each in sides])
 
 
 def _sides(taken: _Tensor, sliding: dict[str, Any] | None, steps: list[Step]) -> tuple[int, ...]:

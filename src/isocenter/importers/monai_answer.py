@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from isocenter.core.errors import ImportRefused
-from isocenter.importers.monai_config import Arguments, Config, shown
-from isocenter.importers.monai_steps import NOTHING_TO_DO, Reading, keys_of, plain_name
+from isocenter.importers.monai_config import Arguments, Config, is_number, shown
+from isocenter.importers.monai_steps import NOTHING_TO_DO, Reading, check_float, keys_of, plain_name
 
 Back: TypeAlias = Literal["probabilities", "scores", "labels"]
 
@@ -47,7 +47,7 @@ def sliding_of(config: Config, place: str, *, rank: int) -> dict[str, Any] | Non
     args.ignore("buffer_steps", "buffer_dim")
     args.only("padding_mode", "constant", default="constant")
     args.only("with_coord", False, default=False)
-    if args.take("cval", 0.0) != 0:
+    if args.number("cval", 0.0) != 0:
         raise args.refusal("pads with something else than 0", "cval")
     roi = Reading("", rank).sides(args, "roi_size")
     found = {
@@ -74,22 +74,30 @@ def answer_of(config: Config, place: str, *, key: str, source: str) -> Answer:
     answer = Answer()
     if place not in config:
         return answer
+    others = concerned = 0
     for where, component in config.components(place):
         args = config.arguments(component, where)
         name = plain_name(args)
         if name in NOTHING_TO_DO:
+            # Scores as whole numbers would be others; labels are whole numbers already.
+            if name in ("EnsureTyped", "CastToTyped", "ToTensord") and not answer.discrete and key in keys_of(args):
+                check_float(args)
             continue
         if name not in ("Activationsd", "AsDiscreted", "Invertd"):
             raise args.refusal("is a transform of masks that is not known here; Activationsd, Invertd, AsDiscreted are")
         keys = keys_of(args)
         if key not in keys:
+            others += 1
             continue
+        concerned += 1
         reading = Reading(key, 0, number=keys.index(key), keys=len(keys))
         args.ignore("allow_missing_keys")
         {"Activationsd": _activation, "AsDiscreted": _discrete, "Invertd": _inverted}[name](
             args, reading, answer, source
         )
         args.done()
+    if others and not concerned:
+        raise config.refusal(place, f"does nothing with {shown(key)}, the output that the metadata names")
     _refuse_unknown_masks(config, place, answer)
     return answer
 
@@ -105,7 +113,7 @@ def output_of(answer: Answer) -> dict[str, Any]:
 def _activation(args: Arguments, reading: Reading, answer: Answer, source: str) -> None:
     if args.take("other") is not None:
         raise args.refusal("is a function of its own; known are sigmoid and softmax", "other")
-    chosen = [name for name in ("sigmoid", "softmax") if reading.own(args, name, False) is True]
+    chosen = [name for name in ("sigmoid", "softmax") if reading.switch(args, name, False)]
     _first_axis(args)
     if answer.activation != "none" or answer.discrete or len(chosen) > 1:
         raise args.refusal("comes after another one, or after labels")
@@ -114,7 +122,7 @@ def _activation(args: Arguments, reading: Reading, answer: Answer, source: str) 
 
 
 def _discrete(args: Arguments, reading: Reading, answer: Answer, source: str) -> None:
-    argmax = reading.own(args, "argmax", False) is True
+    argmax = reading.switch(args, "argmax", False)
     threshold = reading.own(args, "threshold")
     if reading.own(args, "rounding") is not None:
         raise args.refusal("is not known here", "rounding")
@@ -123,7 +131,7 @@ def _discrete(args: Arguments, reading: Reading, answer: Answer, source: str) ->
     _first_axis(args)
     if answer.discrete or (argmax and threshold is not None):
         raise args.refusal("makes labels of labels")
-    if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
+    if threshold is not None and not is_number(threshold):
         raise args.refusal(f"is {shown(threshold)}, not a number", "threshold")
     answer.argmax = argmax
     answer.threshold = None if threshold is None else float(threshold)
@@ -138,10 +146,10 @@ def _inverted(args: Arguments, reading: Reading, answer: Answer, source: str) ->
     if args.take("post_func") is not None:
         raise args.refusal("is a function of its own", "post_func")
     args.ignore("meta_keys", "orig_meta_keys", "meta_key_postfix", "to_tensor", "device")
-    nearest = reading.own(args, "nearest_interp", True)
+    nearest = reading.switch(args, "nearest_interp", True)
     if answer.back is not None:
         raise args.refusal("comes twice")
-    if nearest is not False:
+    if nearest:
         answer.back = "labels"
     elif answer.discrete:
         raise args.refusal("interpolates between labels; with nearest_interp or before AsDiscreted it would not")
@@ -150,7 +158,7 @@ def _inverted(args: Arguments, reading: Reading, answer: Answer, source: str) ->
 
 
 def _first_axis(args: Arguments) -> None:
-    if args.take("dim", 0) != 0:
+    if args.number("dim", 0) != 0:
         raise args.refusal("is not 0, the axis of the channels", "dim")
 
 
@@ -168,7 +176,7 @@ def _refuse_unknown_masks(config: Config, place: str, answer: Answer) -> None:
 def _same_everywhere(args: Arguments, name: str, default: float) -> float:
     value = args.take(name, default)
     values = value if isinstance(value, list) else [value]
-    if not values or len(set(values)) != 1:
+    if not values or not all(map(is_number, values)) or len(set(values)) != 1:
         raise args.refusal(f"is {shown(value)}; one number for all axes is known", name)
     return float(values[0])
 

@@ -7,13 +7,13 @@ https://docs.monai.io/en/stable/config_syntax.html, MONAI 1.6.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-import yaml
-
 from isocenter.core.errors import ImportRefused
+from isocenter.repository.plain_yaml import load_plain
 
 SEPARATOR: Final = "::"
 _OLD_SEPARATOR: Final = "#"
@@ -23,6 +23,9 @@ _OTHER_FILE: Final = re.compile(r"\.(json|ya?ml)(::|$)", re.IGNORECASE)
 _MOST_HOPS: Final = 64
 _MOST_VALUES: Final = 100_000
 _SHOWN: Final = 80
+_OF_COMPONENTS: Final = ("_target_", "_disabled_", "_desc_", "_requires_")
+_OF_COMPOSE: Final = (*_OF_COMPONENTS, "transforms", "lazy", "overrides", "map_items", "unpack_items", "log_stats")
+"""What a Compose may say: without `lazy`, none but `transforms` changes a number."""
 
 
 class Config:
@@ -59,6 +62,8 @@ class Config:
         where, value = self._at(place) if place in self else (place, None)
         if not isinstance(value, dict) or "_target_" not in value:
             raise self.refusal(where, "is no component with a _target_")
+        if self._disabled(value, where):
+            raise self.refusal(where, "is disabled")
         return where, value
 
     def components(self, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -73,6 +78,10 @@ class Config:
                 return
             if value.get("lazy") not in (None, False):
                 raise self.refusal(f"{where}{SEPARATOR}lazy", "joins resampling steps into one, which is not done here")
+            if unknown := sorted(set(value) - set(_OF_COMPOSE)):
+                raise self.refusal(f"{where}{SEPARATOR}{unknown[0]}", "(Compose) is an argument that is not known here")
+            if self._disabled(value, where):
+                raise self.refusal(where, "is disabled")
             where, value = self._followed(f"{where}{SEPARATOR}transforms", value["transforms"])
         if isinstance(value, dict):
             value = [value]
@@ -84,6 +93,27 @@ class Config:
                 raise self.refusal(there, "is no component with a _target_")
             if not self._disabled(component, there):
                 yield there, component
+
+    def says(self, place: str) -> bool:
+        """Whether there is such a key in plain sight, whatever stands there."""
+        try:
+            self._raw(place, 0)
+        except (KeyError, ImportRefused):
+            return False
+        return True
+
+    def written_at(self, place: str) -> str | None:
+        """Where that stands to which a place leads; None if nothing does, or if the way there leads through code.
+
+        Raises:
+            ImportRefused: an expression stands at the place itself.
+        """
+        try:
+            where, value = self._raw(place, 0)
+        except (KeyError, ImportRefused):
+            return None
+        there, value = self._followed(where, value)
+        return None if value is None else there
 
     def arguments(self, component: Mapping[str, Any], where: str) -> "Arguments":
         """The arguments of a component."""
@@ -187,7 +217,7 @@ class Arguments:
         self.where = where
         self._config = config
         self._component = component
-        self._left = {key for key in component if key not in ("_target_", "_disabled_", "_desc_", "_requires_")}
+        self._left = {key for key in component if key not in _OF_COMPONENTS}
         mode = component.get("_mode_", "default")
         if mode != "default":
             raise config.refusal(f"{where}{SEPARATOR}_mode_", f"is {shown(mode)}: only default is read")
@@ -203,6 +233,33 @@ class Arguments:
         if self._component.get(name) is None:
             return default
         return self._config.resolved(f"{self.where}{SEPARATOR}{name}", self._component[name])
+
+    def number(self, name: str, default: float | None = None) -> Any:
+        """A finite number, or the default.
+
+        Raises:
+            ImportRefused: it is an expression, or anything else.
+        """
+        value = self.take(name, default)
+        if value is not None and not is_number(value):
+            raise self.refusal(f"is {shown(value)}, not a number", name)
+        return value
+
+    def switch(self, name: str, default: bool) -> bool:
+        """True or false, and no other value that Python would take for one of them.
+
+        Raises:
+            ImportRefused: it is an expression, or anything else.
+        """
+        return self.only(name, True, False, default=default) is True
+
+    def names(self) -> set[str]:
+        """Every text in what was not taken yet.
+
+        Raises:
+            ImportRefused: there is an expression in it.
+        """
+        return {text for name in self._left for text in _texts(self._config.get(f"{self.where}{SEPARATOR}{name}"))}
 
     def given_null(self, name: str) -> bool:
         """Whether an argument is there, and null."""
@@ -252,13 +309,35 @@ class Arguments:
 
 
 def target(component: Mapping[str, Any]) -> str:
-    """The last part of a component's `_target_`: `Spacingd` of `monai.transforms.Spacingd`.
+    """The last part of a component's `_target_`, where that is MONAI's.
+
+    A bundle's own code keeps its whole name: it may do anything, whatever it is called.
 
     >>> target({"_target_": "monai.transforms.Compose"})
     'Compose'
+    >>> target({"_target_": "scripts.transforms.Spacingd"})
+    'scripts.transforms.Spacingd'
     """
     said = component.get("_target_")
-    return said.rpartition(".")[2] if isinstance(said, str) else ""
+    if not isinstance(said, str):
+        return ""
+    return said.rpartition(".")[2] if said.startswith("monai.") else said
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite number; `true` is none.
+
+    >>> is_number(1.5), is_number(True), is_number(float("nan"))
+    (True, False, False)
+    """
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _texts(each)
 
 
 def parse(text: bytes, *, file: str) -> dict[str, Any]:
@@ -268,13 +347,21 @@ def parse(text: bytes, *, file: str) -> dict[str, Any]:
         ImportRefused: it is neither, or no mapping.
     """
     try:
-        data = json.loads(text) if file.endswith(".json") else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        data = json.loads(text, object_pairs_hook=_once) if file.endswith(".json") else load_plain(text.decode())
+    except (ValueError, RecursionError) as error:
         reason = str(error).partition("\n")[0][:_SHOWN]
         raise ImportRefused(f"{file} is neither JSON nor plain YAML: {reason}") from error
     if not isinstance(data, dict):
         raise ImportRefused(f"{file} holds {type(data).__name__}, not a mapping")
     return data
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # MONAI refuses them as well
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} stands there twice")
+    return found
 
 
 def shown(value: object) -> str:

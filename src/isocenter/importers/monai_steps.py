@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from isocenter.importers.monai_config import Arguments, Config, shown
+from isocenter.importers.monai_config import Arguments, Config, is_number, shown, target
 
 Step: TypeAlias = dict[str, Any]
 
@@ -19,6 +19,12 @@ _RESIZE_MODES: Final = {
     "area": "area", "linear": "linear", "bilinear": "linear", "trilinear": "linear", "nearest-exact": "nearest"
 }  # fmt: skip
 _AXIS_LABELS: Final = [["L", "R"], ["P", "A"], ["I", "S"]]
+_READERS_OF_FILES: Final = ("itkreader", "nibabelreader", "nrrdreader", "pilreader", "pydicomreader")
+"""Those that put x first, and then y and z, unless told otherwise."""
+_ABOUT_METADATA: Final = (
+    "meta_keys", "meta_key_postfix", "overwriting", "image_only", "ensure_channel_first", "simple_keys",
+    "prune_meta_pattern", "prune_meta_sep", "expanduser", "allow_missing_keys",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -43,11 +49,18 @@ class Reading:
             raise args.refusal(f"has {len(value)} values for {self.keys} keys", name)
         return value[self.number]
 
+    def switch(self, args: Arguments, name: str, default: bool) -> bool:
+        """An argument that is true or false, for all keys or one a key."""
+        value = self.own(args, name, default)
+        if value is not None and not isinstance(value, bool):
+            raise args.refusal(f"is {shown(value)}, neither true nor false", name)
+        return default if value is None else value
+
     def sides(self, args: Arguments, name: str) -> list[int | None]:
         """Voxels along each axis; null for those that MONAI leaves as they are (0 or less)."""
         value = args.take(name)
-        values = [value] * self.rank if isinstance(value, int) else value
-        if not isinstance(values, list) or len(values) != self.rank or not all(isinstance(n, int) for n in values):
+        values = value if isinstance(value, list) else [value] * self.rank
+        if len(values) != self.rank or not all(type(each) is int for each in values):
             raise args.refusal(f"is {shown(value)}, not {self.rank} whole numbers", name)
         return [each if each > 0 else None for each in values]
 
@@ -59,10 +72,16 @@ def steps_of(config: Config, place: str, *, key: str, rank: int) -> list[Step]:
         ImportRefused: a transform or an argument is not known here, or an expression.
     """
     reading = Reading(key, rank)
+    others = concerned = 0
     for where, component in config.components(place):
         args = config.arguments(component, where)
         if _concerns(args, reading):
+            concerned += 1
             _read(args, reading)
+        else:
+            others += 1
+    if others and not concerned:
+        raise config.refusal(place, f"does nothing with {shown(key)}, the input that the metadata names")
     return reading.steps
 
 
@@ -91,12 +110,22 @@ def check_type(args: Arguments, *names: str, allowed: tuple[str, ...] = _FLOAT32
             raise args.refusal(f"is {shown(said)}; arrays are float32 here", name)
 
 
+def check_float(args: Arguments) -> None:
+    """See that scores stay scores."""
+    check_type(args, "dtype", allowed=_FLOAT32 + _FLOAT64)
+
+
 def _concerns(args: Arguments, reading: Reading) -> bool:
-    if plain_name(args) not in _READERS and plain_name(args) not in NOTHING_TO_DO and args.take("keys") is None:
+    unknown = plain_name(args) not in _READERS and plain_name(args) not in NOTHING_TO_DO
+    # A bundle's own code may write wherever it likes.
+    if unknown and (args.take("keys") is None or "." in args.target):
         raise args.refusal(f"is a transform that is not known here; known are {', '.join(known())}")
     keys = keys_of(args)
     reading.keys = len(keys)
     reading.number = keys.index(reading.key) if reading.key in keys else 0
+    if unknown and reading.key not in keys and reading.key in args.names():
+        # ConcatItemsd, CopyItemsd, …: made of other keys, with everything that was done to those.
+        raise args.refusal(f"may write {shown(reading.key)}: it is a transform that is not known here")
     return reading.key in keys
 
 
@@ -108,7 +137,7 @@ def _read(args: Arguments, reading: Reading) -> None:
     if name not in _READERS:
         raise args.refusal(f"is a transform that is not known here; known are {', '.join(known())}")
     args.ignore("allow_missing_keys")
-    if args.take("lazy", False) is not False:
+    if args.switch("lazy", False):
         raise args.refusal("joins resampling steps into one, which is not done here", "lazy")
     step = _READERS[name](args, reading)
     args.done()
@@ -119,7 +148,7 @@ def _read(args: Arguments, reading: Reading) -> None:
 def _orientation(args: Arguments, reading: Reading) -> Step:
     if reading.rank != 3:
         raise args.refusal("turns a picture, which has no orientation in a patient")
-    axcodes = "RAS" if args.take("as_closest_canonical", False) else args.take("axcodes")
+    axcodes = "RAS" if args.switch("as_closest_canonical", False) else args.take("axcodes")
     if not isinstance(axcodes, str):
         raise args.refusal(f"is {shown(axcodes)}, not letters such as RAS", "axcodes")
     if (labels := args.take("labels")) not in (None, _AXIS_LABELS):
@@ -130,7 +159,7 @@ def _orientation(args: Arguments, reading: Reading) -> Step:
 def _spacing(args: Arguments, reading: Reading) -> Step:
     pixdim = args.take("pixdim")
     values = list(pixdim) if isinstance(pixdim, list) else [pixdim]
-    if not values or not all(isinstance(each, int | float) for each in values):
+    if not values or not all(map(is_number, values)):
         raise args.refusal(f"is {shown(pixdim)}, not millimetres", "pixdim")
     values = (values + [values[-1]] * reading.rank)[: reading.rank]
     mode = reading.own(args, "mode", "bilinear")
@@ -160,9 +189,9 @@ def _crop_foreground(args: Arguments, reading: Reading) -> Step:
     if channels is not None and not isinstance(channels, int):
         raise args.refusal(f"is {shown(channels)}; one channel or all", "channel_indices")
     multiple = args.take("k_divisible", 1)
-    if isinstance(multiple, list) and len(set(multiple)) == 1:
+    if isinstance(multiple, list) and len(set(map(str, multiple))) == 1:
         multiple = multiple[0]
-    if not isinstance(multiple, int):
+    if type(multiple) is not int:
         raise args.refusal(f"is {shown(multiple)}; one number for all axes", "k_divisible")
     _pad_mode(args, reading, ("constant",))
     if _pad_value(args):
@@ -172,20 +201,20 @@ def _crop_foreground(args: Arguments, reading: Reading) -> Step:
         "kind": "crop_foreground",
         "channel": channels,
         "margin": args.take("margin", 0),
-        "stay_inside": args.take("allow_smaller", False),
+        "stay_inside": args.switch("allow_smaller", False),
         "multiple_of": multiple,
     }
 
 
 def _pad_mode(args: Arguments, reading: Reading, known_modes: tuple[str, ...] = tuple(_PAD_MODES)) -> str:
     mode = reading.own(args, "mode", "constant")
-    if mode not in known_modes:
+    if not isinstance(mode, str) or mode not in known_modes:
         raise args.refusal(f"is {shown(mode)}; known are {', '.join(known_modes)}", "mode")
     return _PAD_MODES[mode]
 
 
 def _pad_value(args: Arguments) -> float:
-    return float(args.take("value", args.take("constant_values", 0.0)))
+    return float(args.number("value", args.number("constant_values", 0.0)))
 
 
 def _spatial_pad(args: Arguments, reading: Reading) -> Step:
@@ -209,13 +238,13 @@ def _center_crop(args: Arguments, reading: Reading) -> Step:
 def _resize(args: Arguments, reading: Reading) -> Step:
     args.only("size_mode", "all", default="all")
     mode = reading.own(args, "mode", "area")
-    if mode not in _RESIZE_MODES:
+    if not isinstance(mode, str) or mode not in _RESIZE_MODES:
         raise args.refusal(f"is {shown(mode)}; known are {', '.join(_RESIZE_MODES)}", "mode")
-    if reading.own(args, "anti_aliasing", False) is not False:
+    if reading.switch(args, "anti_aliasing", False):
         raise args.refusal("smooths with a Gaussian, which is not done here", "anti_aliasing")
     args.ignore("anti_aliasing_sigma")
     check_type(args, "dtype")
-    aligned = reading.own(args, "align_corners") is True
+    aligned = reading.switch(args, "align_corners", False)
     return {
         "kind": "resize",
         "size": reading.sides(args, "spatial_size"),
@@ -225,22 +254,26 @@ def _resize(args: Arguments, reading: Reading) -> Step:
 
 
 def _scale_range(args: Arguments, reading: Reading) -> Step:
-    low, high = args.take("a_min"), args.take("a_max")
+    low, high = args.number("a_min"), args.number("a_max")
+    if low is None or high is None:
+        raise args.refusal("needs both of a_min and a_max")
     return {"kind": "scale", "low": low, "high": high, **_target_range(args)}
 
 
 def _scale_percentiles(args: Arguments, reading: Reading) -> Step:
-    low, high = args.take("lower"), args.take("upper")
+    low, high = args.number("lower"), args.number("upper")
+    if low is None or high is None:
+        raise args.refusal("needs both of lower and upper")
     step = {"kind": "scale", "low": {"percentile": low}, "high": {"percentile": high}, **_target_range(args)}
-    if args.take("relative", False):
+    if args.switch("relative", False):
         bottom, top = step["to"]
         step["to"] = [(top - bottom) * share / 100 + bottom for share in (low, high)]
-    return step | {"per_channel": args.take("channel_wise", False)}
+    return step | {"per_channel": args.switch("channel_wise", False)}
 
 
 def _target_range(args: Arguments) -> Step:
     check_type(args, "dtype")
-    bottom, top, clip = args.take("b_min"), args.take("b_max"), args.take("clip", False)
+    bottom, top, clip = args.number("b_min"), args.number("b_max"), args.switch("clip", False)
     if (bottom is None) != (top is None) or (clip and bottom is None):
         raise args.refusal("needs both of b_min and b_max, or neither and no clip")
     return {"to": [0.0, 1.0] if bottom is None else [float(bottom), float(top)], "clip": clip}
@@ -248,8 +281,8 @@ def _target_range(args: Arguments) -> Step:
 
 def _scale(args: Arguments, reading: Reading) -> Step:
     check_type(args, "dtype")
-    bottom, top, factor = args.take("minv", 0.0), args.take("maxv", 1.0), args.take("factor")
-    by_channel = args.take("channel_wise", False)
+    bottom, top, factor = args.number("minv", 0.0), args.number("maxv", 1.0), args.number("factor")
+    by_channel = args.switch("channel_wise", False)
     if args.given_null("minv") and args.given_null("maxv"):
         return {"kind": "shift_scale", "gain": [1.0 + (factor or 0.0)]}
     if args.given_null("minv") or args.given_null("maxv"):
@@ -260,21 +293,23 @@ def _scale(args: Arguments, reading: Reading) -> Step:
 def _normalize(args: Arguments, reading: Reading) -> Step:
     check_type(args, "dtype")
     mean, std = args.take("subtrahend"), args.take("divisor")
-    by_channel = args.take("channel_wise", False)
+    by_channel = args.switch("channel_wise", False)
     for name, value in (("subtrahend", mean), ("divisor", std)):
         if isinstance(value, list) != by_channel and value is not None:
             raise args.refusal("goes with channel_wise as a list, without it as one number", name)
+        if not all(map(is_number, value if isinstance(value, list) else [value])) and value is not None:
+            raise args.refusal(f"is {shown(value)}, not a number", name)
     return {
         "kind": "standardize",
-        "nonzero": args.take("nonzero", False),
+        "nonzero": args.switch("nonzero", False),
         "per_channel": by_channel,
-        "mean": [mean] if isinstance(mean, int | float) else mean,
-        "std": [std] if isinstance(std, int | float) else std,
+        "mean": mean if isinstance(mean, list | None) else [mean],
+        "std": std if isinstance(std, list | None) else [std],
     }
 
 
 def _threshold(args: Arguments, reading: Reading) -> Step:
-    threshold, above, other = args.take("threshold"), args.take("above", True), args.take("cval", 0.0)
+    threshold, above, other = args.number("threshold"), args.switch("above", True), args.number("cval", 0.0)
     if other != threshold:
         raise args.refusal(f"is {shown(other)}; only the threshold itself ({shown(threshold)}) is known", "cval")
     return {"kind": "clip", "low" if above else "high": threshold}
@@ -284,14 +319,15 @@ def _clip_percentiles(args: Arguments, reading: Reading) -> Step:
     check_type(args, "dtype")
     if args.take("sharpness_factor") is not None:
         raise args.refusal("clips softly, which is not done here", "sharpness_factor")
-    bounds = {name: args.take(given) for name, given in (("low", "lower"), ("high", "upper"))}
+    bounds = {name: args.number(given) for name, given in (("low", "lower"), ("high", "upper"))}
     limits = {name: {"percentile": value} for name, value in bounds.items() if value is not None}
-    return {"kind": "clip", **limits, "per_channel": args.take("channel_wise", False)}
+    return {"kind": "clip", **limits, "per_channel": args.switch("channel_wise", False)}
 
 
 def _transpose(args: Arguments, reading: Reading) -> Step:
     indices = args.take("indices")
-    if not isinstance(indices, list) or sorted(map(str, indices)) != [str(n) for n in range(reading.rank + 1)]:
+    whole = isinstance(indices, list) and all(type(each) is int for each in indices)
+    if not whole or sorted(indices) != list(range(reading.rank + 1)):
         raise args.refusal(f"is {shown(indices)}, not each of {reading.rank + 1} axes once", "indices")
     if indices[0] != 0:
         raise args.refusal(f"is {shown(indices)}: channels must stay first", "indices")
@@ -300,6 +336,19 @@ def _transpose(args: Arguments, reading: Reading) -> Step:
 
 def _as_they_are(args: Arguments) -> None:
     check_type(args, "dtype")
+
+
+def _loaded(args: Arguments) -> None:
+    """What is told to a reader may change the order of axes, or the samples."""
+    check_type(args, "dtype")
+    reader = args.take("reader")
+    if isinstance(reader, dict) and set(reader) == {"_target_"}:
+        reader = target(reader)
+    for each in reader if isinstance(reader, list) else [reader]:
+        if each is not None and (not isinstance(each, str) or each.lower() not in _READERS_OF_FILES):
+            raise args.refusal(f"is {shown(each)}; known are {', '.join(_READERS_OF_FILES)}", "reader")
+    args.ignore(*_ABOUT_METADATA)
+    args.done()
 
 
 def _untouched(args: Arguments) -> None:
@@ -324,7 +373,7 @@ _READERS: Final[dict[str, Callable[[Arguments, Reading], Step]]] = {
 }
 
 NOTHING_TO_DO: Final[dict[str, Callable[[Arguments], None]]] = {
-    "LoadImaged": _as_they_are,
+    "LoadImaged": _loaded,
     "EnsureTyped": _as_they_are,
     "CastToTyped": _as_they_are,
     "ToTensord": _as_they_are,

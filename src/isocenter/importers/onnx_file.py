@@ -9,10 +9,12 @@ from isocenter.importers.answers import Answers, Question
 from isocenter.importers.bare import Tensor, describe
 from isocenter.importers.batch_axis import open_batch_axis
 from isocenter.importers.folder import Imported
+from isocenter.repository.accuracy import DIFFERENCE, FALLBACK_DIFFERENCE
 from isocenter.runtimes.onnx_file import OnnxFile, Port
 from isocenter.runtimes.onnx_graph import vetted
 
 FILE: Final = "model.onnx"
+_TAKEN: Final = (FILE, "model.yaml", "golden", "published", DIFFERENCE, FALLBACK_DIFFERENCE)
 
 
 def read(path: Path, answers: Answers, *, name: str, version: int = 1) -> Imported:
@@ -41,12 +43,23 @@ def read(path: Path, answers: Answers, *, name: str, version: int = 1) -> Import
         notes.append(note)
     described = describe(input_of(path.name, found), tensor(port), answers, name=name, version=version)
     manifest = {**described.manifest, "runtime": runtime_part(beside)}
+    if len(found.outputs) > 1:
+        manifest.setdefault("output", {"tensor": port.name})
     files = {FILE: content, **{str(PurePosixPath(location)): file for location, file in beside.items()}}
     return Imported(manifest, files, [described.case], [*notes, *described.notes], batch_axis_opened=opened)
 
 
 def runtime_part(beside: Mapping[str, object]) -> dict[str, Any]:
-    """`runtime` of the manifest; digests are filled in when it is written."""
+    """`runtime` of the manifest; digests are filled in when it is written.
+
+    Raises:
+        ImportRefused: a file beside it would take the place of one of the folder's own.
+    """
+    for location in beside:
+        if PurePosixPath(location).parts[0] in _TAKEN:
+            raise ImportRefused(
+                f"it has weights in {location!r}, a name that a version's folder has for something else"
+            )
     part: dict[str, Any] = {"kind": "onnxruntime", "file": FILE, "precision": "fp32"}
     if beside:
         part["beside"] = [{"file": str(PurePosixPath(location))} for location in beside]

@@ -1,6 +1,10 @@
 """Reading a few named files out of a model package: a folder or a zip. Nothing else of it is opened or unpacked."""
 
+import lzma
+import struct
 import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -12,6 +16,10 @@ TEXT_LIMIT_BYTES: Final = 4 * 2**20
 """Of a configuration."""
 WEIGHTS_LIMIT_BYTES: Final = 8 * 2**30
 _CHUNK_BYTES: Final = 2**20
+_UNREADABLE: Final = (
+    OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error
+)  # fmt: skip
+"""What a damaged file can make zipfile raise, whatever is in it."""
 
 
 class Package(Protocol):
@@ -47,8 +55,39 @@ def open_package(path: Path, *, holds: str) -> Iterator[Package]:
         return
     if not zipfile.is_zipfile(path):
         raise ImportRefused(f"{path.name} is neither a folder nor a zip file")
-    with zipfile.ZipFile(path) as archive:
+    with open_zip(path) as archive:
         yield _within(Zip(archive, path.stem), holds)
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """A zip file.
+
+    Raises:
+        ImportRefused: it is damaged.
+    """
+    try:
+        return zipfile.ZipFile(path)
+    except _UNREADABLE as error:
+        raise ImportRefused(f"{path.name} is a damaged zip file: {error}") from error
+
+
+def read_member(archive: zipfile.ZipFile, member: str | zipfile.ZipInfo, *, limit_bytes: int, package: str) -> bytes:
+    """What is in a file of a zip.
+
+    Raises:
+        ImportRefused: it is damaged, or larger than the limit.
+    """
+    content = bytearray()
+    name = member if isinstance(member, str) else member.filename
+    try:
+        with archive.open(member) as stream:
+            # The size in the header is only a claim.
+            while chunk := stream.read(_CHUNK_BYTES):
+                content += chunk
+                _refuse_large(package, name, len(content), limit_bytes)
+    except _UNREADABLE as error:
+        raise ImportRefused(f"{package}: {name} cannot be read out of the zip: {error}") from error
+    return bytes(content)
 
 
 def _within(package: "Folder | Zip", holds: str) -> Package:
@@ -69,7 +108,10 @@ class Folder:
 
     def __contains__(self, file: str) -> bool:
         """Whether there is such a file."""
-        return (self._path / file).is_file()
+        try:
+            return (self._path / file).is_file()
+        except OSError:  # a name that no file can have
+            return False
 
     def place(self, file: str) -> Path:
         """Where a file is.
@@ -77,9 +119,9 @@ class Folder:
         Raises:
             ImportRefused: no such file, or one that leads out of the package.
         """
-        path = self._path / file
-        if not path.is_file():
+        if file not in self:
             raise ImportRefused(f"{self.name}: no {file} in it")
+        path = self._path / file
         if not path.resolve().is_relative_to(self._path):
             raise ImportRefused(f"{self.name}: {file} leads out of the package")
         return path
@@ -106,7 +148,9 @@ class Zip:
         self._archive = archive
         self._top = top
         self.name = name
-        self._members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+        members = [info for info in archive.infolist() if not info.is_dir()]
+        self._members = {info.filename: info for info in members}
+        self._times = Counter(info.filename for info in members)
 
     def __contains__(self, file: str) -> bool:
         """Whether there is such a file."""
@@ -117,17 +161,10 @@ class Zip:
         info = self._members.get(self._top + file)
         if info is None:
             raise ImportRefused(f"{self.name}: no {file} in it")
+        if self._times[info.filename] > 1:  # programs that unpack it disagree on which one counts
+            raise ImportRefused(f"{self.name}: {file} stands in it {self._times[info.filename]} times")
         _refuse_large(self.name, file, info.file_size, limit_bytes)
-        content = bytearray()
-        try:
-            with self._archive.open(info) as stream:
-                # The size in the header is only a claim.
-                while chunk := stream.read(_CHUNK_BYTES):
-                    content += chunk
-                    _refuse_large(self.name, file, len(content), limit_bytes)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
-            raise ImportRefused(f"{self.name}: {file} cannot be read out of the zip: {error}") from error
-        return bytes(content)
+        return read_member(self._archive, info, limit_bytes=limit_bytes, package=self.name)
 
     def folders(self) -> list[str]:
         """Folders at the top."""

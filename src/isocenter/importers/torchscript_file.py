@@ -10,6 +10,7 @@ from isocenter.importers.answers import Answers, Question
 from isocenter.importers.bare import Tensor, describe
 from isocenter.importers.folder import Imported
 from isocenter.importers.kinds import kind_of
+from isocenter.importers.package import open_zip, read_member
 from isocenter.runtimes.registry import open_runtime
 
 FILE: Final = "model.pt"
@@ -51,7 +52,7 @@ def refuse_bomb(path: Path) -> None:
     Raises:
         ImportRefused: a record would unpack to more than the limit, or all of them.
     """
-    with zipfile.ZipFile(path) as archive:
+    with open_zip(path) as archive:
         records = archive.infolist()
     total = sum(record.file_size for record in records)
     deflated = max((each.file_size for each in records if each.compress_type != zipfile.ZIP_STORED), default=0)
@@ -65,16 +66,16 @@ def refuse_bomb(path: Path) -> None:
 
 def _said_by_itself(path: Path) -> tuple[str, str] | None:
     """Input and output, where `isocenter export` has written the file, which notes them in it."""
-    with zipfile.ZipFile(path) as archive:
+    with open_zip(path) as archive:
         record = next((each for each in archive.namelist() if each.partition("/")[2] == _PORTS), None)
         if record is None or archive.getinfo(record).file_size > _LARGEST_PORTS_BYTES:
             return None
-        text = archive.read(record)
+        text = read_member(archive, record, limit_bytes=_LARGEST_PORTS_BYTES, package=path.name)
     try:
         said = json.loads(text)
         (taken,), (given,) = said["inputs"], said["outputs"]
-        return _as_text(taken), _as_text(given)
-    except (ValueError, KeyError, TypeError) as error:
+        return _checked(_as_text(taken)), _checked(_as_text(given))
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ImportRefused(f"{path.name}: its {PORTS_FILE} names no single input and output") from error
 
 

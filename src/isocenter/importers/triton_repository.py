@@ -52,12 +52,13 @@ class _Native:
     """The name of the one file beside it; empty: files beside it keep their names."""
 
 
+_LIBTORCH: Final = 'platform: "pytorch_libtorch"'
 _NATIVE: Final = {
     ("onnxruntime", ".onnx"): _Native('platform: "onnxruntime_onnx"', "model.onnx"),
     ("openvino", ".onnx"): _Native('platform: "onnxruntime_onnx"', "model.onnx"),
     ("openvino", ".xml"): _Native('backend: "openvino"', "model.xml", "model.bin"),
-    ("torch", ".pt"): _Native('platform: "pytorch_libtorch"', "model.pt"),
-    ("torch", ".ts"): _Native('platform: "pytorch_libtorch"', "model.pt"),
+    ("torch", ".pt"): _Native(_LIBTORCH, "model.pt"),
+    ("torch", ".ts"): _Native(_LIBTORCH, "model.pt"),
 }
 
 
@@ -84,7 +85,7 @@ class TritonConfig:
         return "\n".join(self._lines()) + "\n"
 
     def _lines(self) -> Iterator[str]:
-        yield f'name: "{self.name}"'
+        yield f"name: {_quoted(self.name)}"
         yield self.backend_line
         yield f"max_batch_size: {self.max_batch_size}"
         yield from _listed("input", [_tensor(spec) for spec in self.inputs])
@@ -104,8 +105,8 @@ class TritonConfig:
 
     def _warm_up(self, size: int) -> list[str]:
         inputs = [
-            f'inputs {{ key: "{spec.name}" value: {{ data_type: {DATA_TYPES[spec.dtype]} dims: {list(spec.shape)} '
-            "zero_data: true } }"
+            f"inputs {{ key: {_quoted(spec.name)} value: {{ data_type: {DATA_TYPES[spec.dtype]} "
+            f"dims: {list(spec.shape)} zero_data: true }} }}"
             for spec in self.inputs
         ]
         return [f'name: "batch of {size}"', f"batch_size: {size}", *inputs]
@@ -179,6 +180,8 @@ def _config(
     kind, _, index = manifest.instances.device.partition(":")
     delay_us = round(1e3 * batching.max_queue_delay_ms) if max_queue_delay_us is None else max_queue_delay_us
     parameters = []
+    if native.line == _LIBTORCH:
+        inputs, outputs = _by_place(inputs), _by_place(outputs)
     if threads != "auto" and native.file == "model.onnx":
         parameters.append(("intra_op_thread_count", str(threads)))
     return TritonConfig(
@@ -240,5 +243,23 @@ def _tensor(spec: TensorSpec) -> list[str]:
         raise BadManifest(f"tensor {spec.name!r} is {spec.dtype}, for which Triton has no name")
     if not spec.shape:
         # A value an item: Triton has no dims [], so it is shaped for the backend (docs, model configuration, reshape).
-        return [f'name: "{spec.name}"', f"data_type: {data_type}", "dims: [1]", "reshape { shape: [] }"]
-    return [f'name: "{spec.name}"', f"data_type: {data_type}", f"dims: {list(spec.shape)}"]
+        return [f"name: {_quoted(spec.name)}", f"data_type: {data_type}", "dims: [1]", "reshape { shape: [] }"]
+    return [f"name: {_quoted(spec.name)}", f"data_type: {data_type}", f"dims: {list(spec.shape)}"]
+
+
+def _quoted(text: str) -> str:
+    r"""A string of protobuf's text format: names of tensors may hold anything.
+
+    >>> _quoted('a"b'), _quoted("é")
+    ('"a\\042b"', '"\\303\\251"')
+    """
+    plain = (chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}" for byte in text.encode())
+    return f'"{"".join(plain)}"'
+
+
+def _by_place(specs: Sequence[TensorSpec]) -> list[TensorSpec]:
+    """Named as Triton's backend for TorchScript asks, whose files have no names: `<name>__<place>`."""
+    return [
+        TensorSpec(spec.name if spec.name.endswith(f"__{place}") else f"{spec.name}__{place}", spec.dtype, spec.shape)
+        for place, spec in enumerate(specs)
+    ]

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pickle
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,14 @@ def postprocessing(*ops: dict[str, Any]) -> Any:
         (preprocessing("scale_range", gamma=2), "'gamma' is not known"),
         (preprocessing("clip", min="1 + 1"), "not a number"),
         (preprocessing("clip", min=3, max=2), "not above"),
+        (preprocessing("clip", min=3, min_percentile=1), "both min and min_percentile"),
+        (preprocessing("zero_mean_unit_variance", mode="fixed", mean=1, std=2, eps=9), "eps has no equal"),
+        (lambda said: said["inputs"][0]["preprocessing"][1].update(axes=["y"]), r"\[1\] has axes, id, kwargs"),
+        (lambda said: said["inputs"][0]["preprocessing"][1].update(name="clip"), r"\[1\] has id, kwargs, name"),
+        (lambda said: said["outputs"][0]["axes"][2].update(halo="4"), "halo is 4, not a whole number"),
+        (lambda said: said["outputs"][0]["axes"][2].update(halo=10), "a halo of 10, 4 leaves too little of a window"),
+        (lambda said: said["outputs"][0]["axes"][1].update(channel_names="abc"), "channel_names is abc, not a list"),
+        (lambda said: said["weights"]["onnx"].update(source="x" * 5000), "is not in the package"),
         (postprocessing({"id": "scale_linear"}), r"postprocessing\[0\] scale_linear"),
         (postprocessing({"id": "sigmoid"}, {"id": "softmax"}), "softmax"),
         (postprocessing({"id": "softmax", "kwargs": {"axis": "x"}}), "another axis"),
@@ -232,6 +241,61 @@ def test_what_has_no_equal_here_is_refused_by_name(tmp_path: Path, change: Any, 
 
     with pytest.raises(ImportRefused, match=sentence):
         read(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["timestamp: 2024-13-45", "a: " + "[" * 5000 + "]" * 5000, "a: &a [*a]", "type: model\ntype: model", "a: 1:30"],
+    ids=["no month", "deep", "a circle", "a key twice", "a number of two meanings"],
+)
+def test_a_description_that_cannot_be_read_is_refused(tmp_path: Path, text: str) -> None:
+    path = package(tmp_path / "cells")
+    (path / "rdf.yaml").write_text(text)
+
+    with pytest.raises(ImportRefused, match=r"rdf\.yaml is not YAML"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("cite", "notes"),
+    [({"text": "A\npaper"}, ["A paper"]), ("A paper", ["A paper"]), (["A paper"], ["A paper"]), (5, ["5"]), ([], [])],
+)
+def test_whatever_is_to_be_cited_is_no_obstacle(tmp_path: Path, cite: Any, notes: list[str]) -> None:
+    path = described(package(tmp_path / "cells"), lambda said: said.update(cite=cite))
+
+    said = [note for note in read(path).notes if note.startswith("to be cited: ")]
+
+    assert said == [f"to be cited: {note}" for note in notes]
+
+
+@pytest.mark.parametrize("content", [b"PK\3\4" + bytes(99), b"\x93NUMPY\1\0\x28\x23" + b"[" * 9000])
+def test_a_test_tensor_that_is_no_array_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = package(tmp_path / "cells")
+    (path / "test_input.npy").write_bytes(content)
+    described(path, lambda said: said["inputs"][0].update(test_tensor="test_input.npy"))
+
+    with pytest.raises(ImportRefused, match="is not an array"):
+        read(path)
+
+
+def test_a_damaged_zip_is_refused(tmp_path: Path) -> None:
+    file = zipped(package(tmp_path / "cells"))
+    content = bytearray(file.read_bytes())
+    at = content.find(b"weights.onnx") + 40
+    content[at : at + 20] = b"\xff" * 20
+    file.write_bytes(content)
+
+    with pytest.raises(ImportRefused, match=r"weights\.onnx cannot be read out of the zip"):
+        read(file)
+
+
+def test_a_file_that_stands_twice_in_a_zip_is_refused(tmp_path: Path) -> None:
+    file = zipped(package(tmp_path / "cells"))
+    with zipfile.ZipFile(file, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("test_output.npy", b"another")
+
+    with pytest.raises(ImportRefused, match=r"test_output\.npy stands in it 2 times"):
+        read(file)
 
 
 class Bomb:

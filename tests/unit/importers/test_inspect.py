@@ -134,10 +134,11 @@ def test_a_size_that_contradicts_the_file_is_refused() -> None:
     [
         ([Node("Add", ["x", "w"], ["y"])], "n", "../w.bin", "outside of its folder"),
         ([Node("Add", ["x", "w"], ["y"])], "n", "w.bin", "are not there"),
+        ([Node("Add", ["x", "w"], ["y"])], "n", "w\0", "outside of its folder"),
         ([Node("Add", ["x", "w"], ["y"])], 1, None, "fixed at 1"),
         ([Node("RandomNormalLike", ["x"], ["y"])], "n", None, "random numbers"),
     ],
-    ids=["outside", "absent", "fixed batch", "random"],
+    ids=["outside", "absent", "no name of a file", "fixed batch", "random"],
 )
 def test_what_is_odd_is_said(
     tmp_path: Path, nodes: list[Node], batch: int | str, external: str | None, warning: str

@@ -53,6 +53,12 @@ REFUSALS = {
 }
 
 
+@pytest.mark.parametrize("file", ["a.json", "a.yaml"])
+def test_a_key_that_stands_twice_is_refused(file: str) -> None:
+    with pytest.raises(ImportRefused, match="stands there twice"):
+        parse(b'{"a": 1, "b": {"c": 1, "c": 2}}', file=file)
+
+
 @pytest.mark.parametrize(("data", "place", "message"), REFUSALS.values(), ids=REFUSALS)
 def test_what_is_no_plain_data_is_refused(data: dict[str, Any], place: str, message: str) -> None:
     with pytest.raises(ImportRefused, match=message):

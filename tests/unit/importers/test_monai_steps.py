@@ -21,8 +21,8 @@ def read(*transforms: dict[str, Any], rank: int = 3) -> list[dict[str, Any]]:
     return found
 
 
-def transform(name: str, **arguments: Any) -> dict[str, Any]:
-    return {"_target_": name, "keys": "image", **arguments}
+def transform(target: str, /, **arguments: Any) -> dict[str, Any]:
+    return {"_target_": target, "keys": "image", **arguments}
 
 
 MEANINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -112,7 +112,14 @@ def test_what_changes_no_number_is_passed_over() -> None:
 
 
 def test_transforms_of_other_keys_are_passed_over() -> None:
-    assert read(transform("RandFlipd", keys="label"), transform("Resized", keys=["label"], spatial_size=3)) == []
+    others = transform("RandFlipd", keys="label"), transform("Resized", keys=["label"], spatial_size=3)
+
+    assert read(transform("LoadImaged", keys=["image", "label"]), *others) == []
+
+
+def test_steps_for_other_keys_only_are_not_taken_for_no_steps() -> None:
+    with pytest.raises(ImportRefused, match="pre does nothing with 'image'"):
+        read(transform("LoadImaged", keys="scan"), transform("ScaleIntensityd", keys="scan"))
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -137,6 +144,25 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "channels moved": (transform("Transposed", indices=[1, 0, 2, 3]), "channels must stay first"),
     "cut below to zero": (transform("ThresholdIntensityd", threshold=5), "only the threshold itself"),
     "half a range": (transform("ScaleIntensityRanged", a_min=0, a_max=1, b_min=0), "both of b_min and b_max"),
+    "made of others": (transform("ConcatItemsd", keys=["t1", "t2"], name="image"), "ConcatItemsd.* may write 'image'"),
+    "a copy of another": (transform("CopyItemsd", keys="scan", names=["image"]), "CopyItemsd.* may write 'image'"),
+    "written over by a function": (
+        transform("Lambdad", keys="scan", func="$f", overwrite="image"), "func is an expression"
+    ),
+    "own code for another": (transform("scripts.own.Flipd", keys="label"), r"\(scripts.own.Flipd\) is a transf"),
+    "own code with a known name": (transform("scripts.own.Spacingd", pixdim=1), r"\(scripts.own.Spacingd\) is a"),
+    "a word to the reader": (transform("LoadImaged", reverse_indexing=False), r"reverse_indexing \(LoadImaged\)"),
+    "a reader in code": (
+        transform("LoadImaged", reader={"_target_": "PILReader", "converter": "$lambda x: x"}), "is an expression"
+    ),
+    "a reader of arrays": (transform("LoadImaged", reader="NumpyReader"), "reader .* is 'NumpyReader'"),
+    "no millimetres": (transform("Spacingd", pixdim=[float("nan"), 1, 1]), "not millimetres"),
+    "a word for a switch": (transform("ScaleIntensityRanged", a_min=0, a_max=1, clip="false"), "clip .* is 'false'"),
+    "a range of words": (transform("ScaleIntensityRanged", a_min=0, a_max="1"), "a_max .* not a number"),
+    "a range without a start": (transform("ScaleIntensityRanged", a_max=1), "both of a_min and a_max"),
+    "padding of words": (transform("SpatialPadd", spatial_size=3, value="x"), "value .* not a number"),
+    "a mode of its own": (transform("Resized", spatial_size=3, mode={"a": 1}), "mode .* known are area"),
+    "sides of switches": (transform("CenterSpatialCropd", roi_size=[True, 3, 3]), "not 3 whole numbers"),
     "a switch for each of other keys": (
         transform("Spacingd", pixdim=1, mode=["bilinear", "nearest"]), "2 values for 1 keys"
     ),
@@ -147,6 +173,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_is_not_understood_is_refused_by_name(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ImportRefused, match=message):
         read(given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"map_items": True, "weird": 1}, "pre::weird"), ({"_disabled_": True}, "is disabled")]
+)
+def test_a_compose_of_its_own_is_refused(changes: dict[str, Any], message: str) -> None:
+    composed = {"_target_": "Compose", "transforms": [transform("ScaleIntensityd")]} | changes
+
+    with pytest.raises(ImportRefused, match=message):
+        steps_of(Config({"pre": composed}, file="f.json"), "pre", key="image", rank=3)
 
 
 def test_a_picture_has_no_orientation() -> None:
@@ -172,7 +208,7 @@ ANSWERS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
         [SIGMOID, LINEAR, HALF], {"activation": "sigmoid", "back": "probabilities", "threshold": 0.5}
     ),
     "nothing goes back": ([SIGMOID, HALF], {"activation": "sigmoid", "back": "labels", "threshold": 0.5}),
-    "another tensor": ([SOFTMAX | {"keys": "loss"}], {"activation": "none", "back": "labels"}),
+    "another tensor": ([SOFTMAX, HALF | {"keys": "loss"}], {"activation": "softmax", "back": "labels"}),
     "what is saved": ([transform("SaveImaged", output_dir="$@x")], {"activation": "none", "back": "labels"}),
 }  # fmt: skip
 
@@ -204,6 +240,9 @@ REFUSED_ANSWERS: dict[str, tuple[list[dict[str, Any]], str]] = {
     "a threshold of a softmax": ([SOFTMAX, HALF], "exclude each other"),
     "the largest of sigmoids": ([SIGMOID, ARGMAX], "each for itself"),
     "no probability": ([SIGMOID, HALF | {"threshold": 3}], "no probability"),
+    "another tensor only": ([SOFTMAX | {"keys": "output"}], "post does nothing with 'pred'"),
+    "a word for a switch": ([SIGMOID | {"sigmoid": "true"}, HALF], "sigmoid .* is 'true', neither true nor false"),
+    "whole scores": ([SIGMOID, transform("CastToTyped", keys="pred", dtype="$np.uint8"), HALF], "dtype .*uint8"),
     "rounding": ([HALF | {"rounding": "torchrounding"}], "rounding"),
 }  # fmt: skip
 
@@ -257,6 +296,9 @@ def test_windows_are_those_of_the_inferer() -> None:
         ({"_target_": "SlidingWindowInferer", "roi_size": 9, "overlap": [0.5, 0.5, 0.25]}, "one number for all axes"),
         ({"_target_": "SlidingWindowInferer", "roi_size": 9, "padding_mode": "reflect"}, "padding_mode"),
         ({"_target_": "SlidingWindowInferer", "roi_size": 9, "cval": -1}, "cval"),
+        ({"_target_": "SlidingWindowInferer", "roi_size": 9, "overlap": "0.5"}, "overlap .* is '0.5'"),
+        ({"_target_": "scripts.own.SlidingWindowInferer", "roi_size": 9}, "is scripts.own.SlidingWindowInferer"),
+        ({"_target_": "SimpleInferer", "_disabled_": True}, "inferer is disabled"),
     ],
 )
 def test_other_inferers_are_refused_by_name(component: Any, message: str) -> None:

@@ -242,7 +242,8 @@ def test_external_data_comes_along_with_a_digest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["../secret.bin", "/etc/passwd", "a/../../secret.bin", "link.bin", "absent.bin", "", "m.onnx"]
+    "where",
+    ["../secret.bin", "/etc/passwd", "a/../../secret.bin", "link.bin", "absent.bin", "", "m.onnx", "a\0b", "x" * 5000],
 )
 def test_external_data_elsewhere_is_refused_and_not_read(tmp_path: Path, where: str) -> None:
     inside = tmp_path / "inside"
@@ -256,6 +257,71 @@ def test_external_data_elsewhere_is_refused_and_not_read(tmp_path: Path, where: 
     with pytest.raises(ImportRefused):
         read(file, Answers(SEGMENTER), name="cells")
     assert not (tmp_path / "models").exists()
+
+
+def test_of_several_tensors_the_one_that_was_named_is_proven(tmp_path: Path) -> None:
+    nodes = [Node("Relu", ["x"], ["y"]), Node("Neg", ["x"], ["z"])]
+    ports = [Port("y", ("n", 4)), Port("z", ("n", 4))]
+    file = write_onnx(tmp_path / "m.onnx", nodes, [Port("x", ("n", 4))], ports)
+
+    written = write_folder(tmp_path / "models", read(file, Answers({"task": "tensors", "output": "z"}), name="both"))
+
+    assert written.manifest.output.tensor == "z"
+    np.testing.assert_allclose(
+        np.load(written.golden / "noise.output.npy"), -np.load(written.golden / "noise.input.npy")
+    )
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "difference.json", "golden/noise.input.npy", "./model.yaml"])
+def test_external_data_does_not_take_the_place_of_what_a_folder_has_of_its_own(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(W.tobytes())
+    file = segmenter(tmp_path / "m.onnx", external={"w": name})
+
+    with pytest.raises(ImportRefused, match="a name that a version's folder has for something else"):
+        read(file, Answers(SEGMENTER), name="cells")
+
+
+def scorer(file: Path, *last: Node) -> Path:
+    """Scores of four labels, and what the graph makes of them."""
+    nodes = [Node("GlobalAveragePool", ["x"], ["p"]), Node("Flatten", ["p"], ["f"]), Node("MatMul", ["f", "w"], ["s"])]
+    given = last[-1].outputs[0] if last else "s"
+    weights = 50 * np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    return write_onnx(file, [*nodes, *last], [Port("x", ("n", 3, 8, 8))], [Port(given, ("n", 4))], {"w": weights})
+
+
+SHARES = Node("Softmax", ["s"], ["y"])
+
+
+@pytest.mark.parametrize(("last", "activation"), [((), "softmax"), ((), "sigmoid"), ((SHARES,), "none")])
+def test_scores_want_an_activation_and_probabilities_none(
+    tmp_path: Path, last: tuple[Node, ...], activation: str
+) -> None:
+    said = CLASSIFIER | {"activation": activation}
+
+    write_folder(tmp_path / "models", read(scorer(tmp_path / "m.onnx", *last), Answers(said), name="lungs"))
+
+
+@pytest.mark.parametrize(
+    ("last", "activation", "message"),
+    [
+        ((), "none", "which is no probability"),
+        ((SHARES,), "softmax", "are probabilities already"),
+        ((SHARES,), "sigmoid", "are probabilities already"),
+    ],
+)
+def test_an_activation_that_the_outputs_belie_is_refused(
+    tmp_path: Path, last: tuple[Node, ...], activation: str, message: str
+) -> None:
+    said = CLASSIFIER | {"activation": activation}
+
+    with pytest.raises(BadManifest, match=message):
+        write_folder(tmp_path / "models", read(scorer(tmp_path / "m.onnx", *last), Answers(said), name="lungs"))
+
+
+def test_an_item_beyond_memory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImportRefused, match="has 1000000000000 values, the limit is 268435456"):
+        read(segmenter(tmp_path / "m.onnx"), Answers(SEGMENTER | {"size": "1000000,1000000"}), name="cells")
 
 
 def test_a_version_whose_weights_read_a_file_without_digest_is_not_opened(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,16 @@ class Writes(torch.nn.Module):  # type: ignore[misc, unused-ignore]
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         torch.save(x, "canary")
         return x.mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("said", [{"dtype": "weird"}, {"name": "x: float32[1]; y"}, {"shape": [1e999]}])
+def test_a_file_that_says_its_tensors_wrongly_is_refused(tmp_path: Path, said: dict[str, Any]) -> None:
+    ports = {side: [dict(each) for each in torch_files.PORTS[side]] for side in ("inputs", "outputs")}
+    ports["inputs"][0] |= said
+    file = torch_files.write_script(tmp_path / "m.pt", torch_files.classifier(), ports=ports)
+
+    with pytest.raises(ImportRefused, match="names no single input and output"):
+        read(file, Answers(SAID), name="lungs")
 
 
 def plain(folder: Path) -> Path:

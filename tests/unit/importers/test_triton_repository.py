@@ -122,6 +122,19 @@ def test_devices_threads_and_open_axes() -> None:
     assert "preferred_batch_size" not in text
 
 
+def test_names_of_tensors_stay_names() -> None:
+    odd = TensorSpec('x"\ndims: 9 name: "é\\', np.dtype(np.float32), (3,))
+    config = TritonConfig(
+        name="m", backend_line="", inputs=[odd], outputs=[], max_batch_size=1, preferred_batch_sizes=[],
+        max_queue_delay_us=0, max_queue_size=1, instances=1, gpu=None, warm_up_sizes=[1],
+    )  # fmt: skip
+
+    said = config.text()
+
+    assert '  name: "x\\042\\012dims: 9 name: \\042\\303\\251\\134"\n' in said
+    assert 'inputs { key: "x\\042' in said
+
+
 @pytest.mark.parametrize(
     ("runtime", "line", "wanted"),
     [
@@ -156,7 +169,14 @@ def test_each_kind_of_file_has_its_backend_and_its_name(
         (folder.path / name).write_bytes(content)
     model = write_triton_repository(folder, tmp_path / "out")
     assert set(files(model / "1")) == wanted
-    assert line in (model / "config.pbtxt").read_text().splitlines()
+    said = (model / "config.pbtxt").read_text().splitlines()
+    assert line in said
+    # Triton's backend for TorchScript refuses an output that is not named by its place.
+    places = "__0" if runtime["kind"] == "torch" else ""
+    names = [f"{spec.name}{places}" for spec in (*session.inputs, *session.outputs)]
+    assert [each for each in said if each.startswith("  name: ") and "batch of" not in each] == [
+        f'  name: "{name}"' for name in names
+    ]
     assert session.closed
 
 
