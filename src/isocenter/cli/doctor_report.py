@@ -229,9 +229,10 @@ def _text(file: Path) -> str:
 def _providers() -> tuple[str, ...] | None:
     try:
         import onnxruntime
+
+        return tuple(onnxruntime.get_available_providers())
     except Exception:  # a broken library may raise anything, and that is what this command is there to say
         return None
-    return tuple(onnxruntime.get_available_providers())
 
 
 def _gpus(root: Path) -> tuple[str, ...]:
@@ -241,7 +242,9 @@ def _gpus(root: Path) -> tuple[str, ...]:
     if named:
         return tuple(named)
     try:
-        asked = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=True)
+        asked = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, errors="replace", timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return ()
     return tuple(line.split(" (UUID")[0].split(": ", 1)[-1] for line in asked.stdout.splitlines() if line.strip())

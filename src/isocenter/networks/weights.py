@@ -19,6 +19,7 @@ _WRAPPINGS: Final = ("state_dict", "model_state_dict", "model", "network_weights
 """Under which keys training scripts put the weights."""
 _PREFIXES: Final = ("module.", "_orig_mod.", "model.", "net.")
 """What DataParallel, torch.compile and wrappers put before every name."""
+_FLOATS: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SETTLING_RUNS: Final = 2
 _ITEMS: Final = 6
 _GRAIN: Final = 0.3
@@ -34,7 +35,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
     names.
 
     Raises:
-        ImportRefused: no such file, not a checkpoint, or one that holds more than data.
+        ImportRefused: no such file, not a checkpoint, one that holds more than data, or weights twice.
         MissingExtra: a `.safetensors` file, and the library is not installed.
     """
     if not file.is_file():
@@ -71,7 +72,12 @@ def _read_torch(file: Path) -> Any:
 
 def _plain(file: Path, found: Any) -> dict[str, Tensor]:
     while isinstance(found, Mapping) and (inner := [key for key in _WRAPPINGS if isinstance(found.get(key), Mapping)]):
-        found = found[inner[0]]
+        full = [key for key in inner if any(isinstance(each, Tensor | Mapping) for each in found[key].values())]
+        if len(full) > 1:
+            raise ImportRefused(
+                f"{file.name} holds weights under {' and '.join(full)}: save those that are meant alone"
+            )
+        found = found[(full or inner)[0]]
     if not isinstance(found, Mapping) or not found:
         raise ImportRefused(f"{file.name} holds no tensors by name, but {type(found).__name__}")
     wrong = [name for name, tensor in found.items() if not (isinstance(name, str) and isinstance(tensor, Tensor))]
@@ -87,7 +93,8 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Take every weight of a network from tensors by name.
 
     Raises:
-        ImportRefused: a tensor is missing, left over, not finite or of another shape; the message names the first ones.
+        ImportRefused: a tensor is missing, left over, not finite, or of another shape or kind; the message names the
+            first ones.
     """
     if problems := misfits(network, state):
         shown = "; ".join(problems[:_SHOWN]) + ("; …" if len(problems) > _SHOWN else "")
@@ -114,7 +121,23 @@ def misfits(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
         for name, tensor in needed.items()
         if name in state and state[name].shape != tensor.shape
     ]
-    return [*shapes, *missing, *left_over]
+    kinds = [
+        f"{name} is {_kind(state[name])}, not {tensor.dtype}"
+        for name, tensor in needed.items()
+        if name in state and not _fits(state[name], tensor)
+    ]
+    return [*shapes, *kinds, *missing, *left_over]
+
+
+def _fits(given: Tensor, own: Tensor) -> bool:
+    """Whether its values are those of the weights: a quantised file has whole numbers under the same names."""
+    if given.layout != torch.strided or given.is_quantized or given.device.type != "cpu":
+        return False
+    return given.dtype in _FLOATS if own.is_floating_point() else given.dtype == own.dtype
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tensor.dtype}, {tensor.layout}, {tensor.device.type}"
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Two versions answer the same items: how far apart are they? Largest difference, most probable class, Dice."""
 
 import platform
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from isocenter.repository.accuracy import (
     kind_of,
     weights_digest,
 )
-from isocenter.repository.golden import by_name, pipeline_of
+from isocenter.repository.golden import UNREADABLE, by_name, pipeline_of
 from isocenter.repository.layout import ModelFolder
 from isocenter.repository.manifest import Manifest
 from isocenter.repository.sessions import open_one
@@ -279,5 +278,5 @@ def _tensors(file: Path) -> Array | Tensors:
         with file.open("rb") as stream:
             found = np.load(stream, allow_pickle=False)
             return {key: found[key] for key in found.files} if file.suffix == ".npz" else np.asarray(found)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise BadInput(f"not an array: {error}") from error

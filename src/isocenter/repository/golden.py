@@ -6,6 +6,7 @@ are several. Nothing is unpickled.
 """
 
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -26,8 +27,9 @@ from isocenter.repository.layout import ModelFolder
 from isocenter.repository.manifest import Manifest
 from isocenter.runtimes.base import Session
 
-_UNREADABLE: Final = (
-    OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, MemoryError, zipfile.BadZipFile, zlib.error
+UNREADABLE: Final = (
+    OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, MemoryError, zipfile.BadZipFile, zlib.error,
+    SyntaxError, tokenize.TokenError,
 )  # fmt: skip
 """What a file can make numpy, zipfile and json raise, whatever is in it."""
 
@@ -65,7 +67,7 @@ def golden_cases(folder: ModelFolder) -> list[GoldenCase]:
         name = file.name.removesuffix(file.suffix).removesuffix(".input")
         try:
             cases.append(_picture(name, file) if file.suffix == ".png" else _tensors(name, file))
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise BadManifest(f"golden case {name} of {folder.manifest.name} is not complete: {error}") from error
     if not cases:
         kinds = "<case>.png and .json, or " if folder.manifest.task == "classification" else ""

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,9 @@ from isocenter.repository.layout import ModelFolder
 from isocenter.repository.manifest import GoldenPart, Manifest, RuntimePart
 from isocenter.runtimes.base import Session
 from isocenter.runtimes.beside import read_with
+
+_ROUNDING: Final = 1e-3
+"""How far probabilities may be from what they add up to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,25 +168,38 @@ def check_golden(manifest: Manifest, session: Session, cases: list[GoldenCase], 
     """Run every golden case alone.
 
     Raises:
-        GoldenMismatch: an output is outside the tolerance.
+        GoldenMismatch: an output of a case is outside the tolerance; each for itself, as the few values in a million
+            that may miss it could be all of a small output beside a large one.
+        BadManifest: a case does not say what an output is to be, or one that the model does not give; or the
+            activation cannot be the one that the outputs want.
     """
     deviations: list[Deviation] = []
     rule = manifest.golden
+    shares = manifest.output.activation != "none" and len(manifest.output.labels) > 1
     for case, item in zip(cases, items, strict=True):
         outputs = _run(session, [item])
         expected = _expected(manifest, session, case)
         _check_labels(manifest, item, outputs)
+        _check_probabilities(manifest, case, outputs)
+        shares = shares and _are_shares(outputs[manifest.output.tensor])
+        if unproven := sorted(_answered(manifest, session) - set(expected)):
+            raise BadManifest(f"golden case {case.name} says nothing of output {unproven[0]!r}, which is answered")
         for name, reference in expected.items():
             if name not in outputs:
                 raise BadManifest(f"golden case {case.name} has an output {name!r}, the model gives {sorted(outputs)}")
             found, rule = compared(outputs[name], reference[np.newaxis], manifest)
             deviations.append(found)
     found = _all_of(deviations)
-    if not found.within(rule):
+    if not all(each.within(rule) for each in deviations):
         raise GoldenMismatch(
             f"{manifest.name} {manifest.version}: {found.misses} of {found.values} golden values are off, "
             f"the worst by {found.worst:.3g} (allowed {tolerance_in_words(manifest)})",
             details={"misses": found.misses, "values": found.values, "worst": found.worst},
+        )
+    if shares:
+        raise BadManifest(
+            f"{manifest.name}: output.activation is {manifest.output.activation}, and the outputs of every golden case "
+            "are probabilities already: none is below 0, and those of the labels add up to 1"
         )
     return found
 
@@ -205,18 +222,23 @@ def check_batch_invariance(manifest: Manifest, session: Session, items: list[Ten
         if id(item) not in alone:
             alone[id(item)] = _run(session, [item])
     rule, deviations = manifest.golden, []
-    for name in [manifest.output.tensor] if manifest.output.tensor else sorted(together):
+    for name in sorted(_answered(manifest, session)):
         reference = np.concatenate([alone[id(item)][name] for item in mixed])
         found, rule = compared(together[name], reference, manifest)
         deviations.append(found)
     found = _all_of(deviations)
-    if not found.within(rule):
+    if not all(each.within(rule) for each in deviations):
         raise BatchVariance(
             f"{manifest.name} {manifest.version}: in a batch of {size} the answer changes by up to {found.worst:.3g}; "
             "the export has lost its batch axis or runs in training mode",
             details={"batch_size": size, "worst": found.worst},
         )
     return found
+
+
+def _answered(manifest: Manifest, session: Session) -> set[str]:
+    """The outputs that somebody is given."""
+    return {manifest.output.tensor} if manifest.output.tensor else {spec.name for spec in session.outputs}
 
 
 def _expected(manifest: Manifest, session: Session, case: GoldenCase) -> Tensors:
@@ -236,6 +258,25 @@ def _check_labels(manifest: Manifest, item: Tensors, outputs: Tensors) -> None:
         raise BadManifest(
             f"{manifest.name}: {len(manifest.output.labels)} labels{where}, but an answer has shape {list(found)}"
         )
+
+
+def _check_probabilities(manifest: Manifest, case: GoldenCase, outputs: Tensors) -> None:
+    """Without an activation a classifier's outputs are answered as probabilities, which no score is."""
+    if manifest.task != "classification" or manifest.output.activation != "none":
+        return
+    found = outputs[manifest.output.tensor]
+    odd = found[~((found >= -_ROUNDING) & (found <= 1 + _ROUNDING))]
+    if odd.size:
+        raise BadManifest(
+            f"{manifest.name}: output.activation is none, and golden case {case.name} gives {odd.flat[0]:.4g}, "
+            "which is no probability"
+        )
+
+
+def _are_shares(outputs: Array) -> bool:
+    """Whether the values of the labels, along axis 1, are shares of 1 everywhere: scores never are by chance."""
+    values = outputs.astype(np.float64)
+    return bool((values >= 0).all() and (np.abs(values.sum(axis=1) - 1) <= _ROUNDING).all())
 
 
 def _noise(like: Array, rng: np.random.Generator) -> Array:

@@ -29,6 +29,7 @@ from isocenter.repository.manifest_problems import problems_of
 from isocenter.repository.plain_yaml import NotPlain, load_plain
 from isocenter.runtimes.registry import AUTO, chosen
 
+_LONGEST_NAME_BYTES, _LONGEST_PATH_BYTES = 255, 1024
 MODEL_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
 
 
@@ -43,6 +44,9 @@ def _inside_the_folder(file: str) -> str:
     path = Path(file)
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"file {file!r} must lie inside the version's folder")
+    lengths = [len(part.encode()) for part in path.parts]
+    if "\0" in file or max(lengths, default=0) > _LONGEST_NAME_BYTES or sum(lengths) > _LONGEST_PATH_BYTES:
+        raise ValueError(f"no file can be called {file[:40]!r}")
     return file
 
 

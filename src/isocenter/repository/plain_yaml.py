@@ -7,6 +7,7 @@ import yaml
 
 _DECIMAL: Final = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _MOST_DIGITS: Final = 18
+_MOST_VALUES: Final = 2**22
 
 
 class NotPlain(ValueError):
@@ -20,17 +21,36 @@ def load_plain(text: str) -> Any:
     {'labels': [8, '010']}
 
     Raises:
-        NotPlain: it is not YAML; a key stands twice in a mapping, of which the parser would take the last; or a whole
-            number is written so that the parser would read another one: 010 as 8, 1:30 as 90.
+        NotPlain: it is not YAML; a key stands twice in a mapping, of which the parser would take the last; a whole
+            number is written so that the parser would read another one: 010 as 8, 1:30 as 90; or aliases stand for
+            themselves, or for so many values that nobody could look at them.
     """
     try:
-        return yaml.load(text, Loader=_PlainLoader)
+        found = yaml.load(text, Loader=_PlainLoader)
+        if _count(found, {}) > _MOST_VALUES:
+            raise NotPlain(f"its aliases stand for more than {_MOST_VALUES} values")
+        return found
+    except NotPlain:
+        raise
     except yaml.YAMLError as error:
         raise NotPlain(str(error)) from error
     except RecursionError as error:
         raise NotPlain("it is nested too deeply") from error
     except (ValueError, OverflowError) as error:  # of a value: the 30th of February
         raise NotPlain(f"a value is not what it looks like: {error}") from error
+
+
+def _count(value: Any, known: dict[int, int]) -> int:
+    """How many values there are with every alias written out."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = -1
+        inside = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(each, known) for each in inside)
+    elif known[id(value)] < 0:
+        raise NotPlain("an alias stands for what it is a part of")
+    return known[id(value)]
 
 
 class _PlainLoader(yaml.SafeLoader):

@@ -51,21 +51,29 @@ def vetted(file: Path) -> OnnxFile:
         BadManifest: it is no ONNX file, or would have other files read; nothing of them was.
     """
     found = read_onnx(file)
-    folder = file.parent.resolve()
+    folder = file.parent
     for name in found.external:
-        there = Path(name)
-        # A link inside the folder may lead outside: the path is followed, the file is not opened.
-        if (
-            not name
-            or there.is_absolute()
-            or ".." in there.parts
-            or not (folder / there).resolve().is_relative_to(folder)
-        ):
+        if not is_inside(folder, name):
             raise BadManifest(
                 f"{file.name} has weights in {name!r}, which is not in its folder; nothing of it was read",
                 details={"file": file.name, "external": name},
             )
     return found
+
+
+def is_inside(folder: Path, name: str) -> bool:
+    """Whether a name that a graph has for another file can be one of a folder's; the file need not be there.
+
+    A link inside the folder may lead outside: the path is followed, the file is not opened.
+    """
+    there = Path(name)
+    if not name or there.is_absolute() or ".." in there.parts:
+        return False
+    try:
+        (folder / there).is_file()
+        return (folder / there).resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError):  # no file can have such a name
+        return False
 
 
 def stated_layers(file: Path) -> Counter[str]:

@@ -31,6 +31,8 @@ _FILE_OPERATORS: Final = ("save", "from_file")
 _NAMESPACES: Final = frozenset({"aten", "prim", "prims", "quantized", "mkldnn", "mkldnn_prepacked"})
 _BYPASSES: Final = frozenset({"prim::CallFunction", "prim::CallMethod", "prim::fork", "prim::awaitable"})
 """Nodes whose operators are elsewhere, where they would not be seen."""
+_PRINTS: Final = "prim::Print"
+"""Writes what it is given, pixels too, to the standard output."""
 
 _FOREIGN_CLASS: Final = re.compile(rb"torch\.classes\.(?!quantized\.)\w*")
 """Classes in C++, which rebuild themselves from what a file holds."""
@@ -72,28 +74,40 @@ def load_script(file: Path) -> tuple[Any, Ports | None]:
         BadManifest: it is no TorchScript file, or does more than compute; nothing in it was run.
     """
     records = _records(file)
-    reader = torch._C.PyTorchFileReader(str(file))
-    for record in records:
-        if record.startswith("code/") and b"__setstate__" in reader.get_record(record):
-            raise _refused(file, "it has code to be run while it is loaded (__setstate__)")
-        objects = reader.get_record(record) if record.endswith(".pkl") and not record.startswith("code/") else b""
-        if strange := _FOREIGN_CLASS.search(objects):
-            raise _refused(file, f"it holds an object of {strange[0].decode()}")
     try:
+        reader = torch._C.PyTorchFileReader(str(file))
+        _look_at_code(reader, records)
         with warnings.catch_warnings():
             # torch advises its own successor for new files; these are the files that people have.
             warnings.simplefilter("ignore", DeprecationWarning)
             module = torch.jit.load(str(file), map_location="cpu")
         graph = module.forward.graph.copy()
+        extra = f"extra/{PORTS_FILE}"
+        ports = reader.get_record(extra) if extra in records else None
+    except _Refusal as refusal:
+        raise _refused(file, str(refusal)) from refusal
     except Exception as error:
         raise BadManifest(f"{file.name} is not a TorchScript file: {type(error).__name__}") from error
     torch._C._jit_pass_inline(graph)
     for kind in sorted(set(_node_kinds(graph.nodes()))):
         namespace, _, name = kind.partition("::")
-        if kind in _BYPASSES or namespace not in _NAMESPACES or (namespace == "aten" and name in _FILE_OPERATORS):
+        if (
+            kind in (*_BYPASSES, _PRINTS)
+            or namespace not in _NAMESPACES
+            or (namespace == "aten" and name in _FILE_OPERATORS)
+        ):
             raise _refused(file, f"it calls {kind}")
-    extra = f"extra/{PORTS_FILE}"
-    return module, ports_from_json(file.name, reader.get_record(extra)) if extra in records else None
+    return module, None if ports is None else ports_from_json(file.name, ports)
+
+
+def _look_at_code(reader: Any, records: Iterable[str]) -> None:
+    """Raises _Refusal for what would be run while a TorchScript file is loaded."""
+    for record in records:
+        if record.startswith("code/") and b"__setstate__" in reader.get_record(record):
+            raise _Refusal("it has code to be run while it is loaded (__setstate__)")
+        objects = reader.get_record(record) if record.endswith(".pkl") and not record.startswith("code/") else b""
+        if strange := _FOREIGN_CLASS.search(objects):
+            raise _Refusal(f"it holds an object of {strange[0].decode()}")
 
 
 def load_program(file: Path) -> tuple[Any, Ports]:
@@ -139,7 +153,7 @@ def ports_from_json(name: str, text: bytes) -> Ports:
             )
             for side in ("inputs", "outputs")
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise BadManifest(f"{PORTS_FILE} in {name} does not say which tensors it has: {error}") from error
     return inputs, outputs
 

@@ -1,5 +1,7 @@
 """What is made of what was found."""
 
+import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,3 +123,23 @@ def test_a_system_that_says_nothing_gives_unknowns_and_no_error(tmp_path: Path) 
     facts = gather(tmp_path, version_of=lambda _: None, usable_cores=1)
     assert (facts.memory_bytes, facts.cgroup_cores, facts.cgroup_bytes) == (None, None, None)
     assert not report(facts).healthy
+
+
+def test_what_an_uninstalled_runtime_has_left_behind_is_no_runtime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
+
+    facts = gather(tmp_path, version_of=lambda _: "9", usable_cores=1)
+
+    assert facts.providers is None
+    assert not report(facts).healthy
+
+
+def test_a_driver_may_speak_another_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_bytes("#!/bin/sh\necho 'GPU 0: Gerät (UUID: GPU-1)'\n".encode("latin-1"))
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+
+    assert gather(tmp_path, version_of=lambda _: None, usable_cores=1).gpus == ("Ger\ufffdt",)

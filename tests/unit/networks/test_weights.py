@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from isocenter.core.errors import ImportRefused, MissingExtra  # noqa: E402
-from isocenter.networks.weights import read_state, seeded, settle, unlike_items  # noqa: E402
+from isocenter.networks.weights import load_state, read_state, seeded, settle, unlike_items  # noqa: E402
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.zeros(2)}
 
@@ -46,6 +46,33 @@ def same(found: dict[str, Any]) -> bool:
 def test_tensors_are_found_where_training_scripts_leave_them(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "weights.pt")
     assert same(read_state(tmp_path / "weights.pt"))
+
+
+def test_of_two_sets_of_weights_none_is_taken(tmp_path: Path) -> None:
+    torch.save({"state_dict": TENSORS, "model": {"arch": "unet"}}, tmp_path / "one.pt")
+    assert same(read_state(tmp_path / "one.pt"))
+    torch.save({"model": TENSORS, "net": {name: tensor + 1 for name, tensor in TENSORS.items()}}, tmp_path / "two.pt")
+
+    with pytest.raises(ImportRefused, match="holds weights under model and net"):
+        read_state(tmp_path / "two.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda tensor: tensor.to(torch.int8), "torch.int8"),
+        (lambda tensor: tensor.to(torch.complex64), "torch.complex64"),
+        (lambda tensor: tensor.to_sparse(), "torch.sparse_coo"),
+        (lambda tensor: tensor.to("meta"), "meta"),
+    ],
+    ids=["whole numbers of a quantised file", "complex", "sparse", "without values"],
+)
+def test_values_that_are_not_those_of_the_weights_are_refused(change: Any, kind: str) -> None:
+    network = nn.Linear(3, 2)
+
+    with pytest.raises(ImportRefused, match=f"weight is .*{kind}"):
+        load_state(network, {"weight": change(torch.ones(2, 3)), "bias": torch.zeros(2)})
+    load_state(network, {"weight": torch.ones(2, 3, dtype=torch.float16), "bias": torch.zeros(2)})
 
 
 def test_safetensors_are_read_where_the_library_is(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from isocenter.core.clock import SystemClock
-from isocenter.core.errors import BadManifest, GoldenMismatch, SetupError
+from isocenter.core.errors import BadManifest, BatchVariance, GoldenMismatch, SetupError
 from isocenter.core.events import Event
 from isocenter.engine.lifecycle import State
 from isocenter.repository.golden import golden_cases
@@ -69,6 +69,64 @@ def test_every_output_of_it_counts(tmp_path: Path) -> None:
     np.savez(folder.golden / "one.output.npz", sum=np.array([5, 6, 7], np.float32), difference=np.zeros(3, np.float32))
 
     with pytest.raises(GoldenMismatch, match="3 of 6 golden values are off"):
+        prove(folder)
+
+
+def test_an_output_that_no_case_names_is_not_proven(tmp_path: Path) -> None:
+    folder = write_adder(tmp_path)
+    np.savez(folder.golden / "one.output.npz", sum=np.array([5, 6, 7], np.float32))
+
+    with pytest.raises(BadManifest, match="golden case one says nothing of output 'difference', which is answered"):
+        prove(folder)
+
+
+def write_large_and_small(models: Path, nodes: list[Node]) -> ModelFolder:
+    """A mask of 40,000 values, and one score of the same input."""
+    folder = models / "both" / "1"
+    (folder / "golden").mkdir(parents=True)
+    ports = [Port("mask", ("n", 1, 200, 200)), Port("score", ("n", 1, 1, 1))]
+    file = write_onnx(folder / "model.onnx", nodes, [Port("x", ("n", 1, 200, 200))], ports)
+    data = {
+        "schema": 1,
+        "name": "both",
+        "version": 1,
+        "task": "tensors",
+        "runtime": {
+            "kind": "onnxruntime",
+            "file": "model.onnx",
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        },
+        "input": {"kind": "tensors"},
+        "batching": {"max_batch_size": 2},
+    }
+    (folder / "model.yaml").write_text(yaml.safe_dump(data))
+    x = 1 + np.random.default_rng(0).standard_normal((1, 200, 200), dtype=np.float32)
+    np.savez(folder / "golden" / "one.input.npz", x=x)
+    np.savez(folder / "golden" / "one.output.npz", mask=2 * x, score=x.mean((1, 2), keepdims=True))
+    return ModelFolder(folder, read_manifest(folder / "model.yaml"))
+
+
+def test_a_small_output_does_not_hide_behind_a_large_one(tmp_path: Path) -> None:
+    mask = Node("Add", ["x", "x"], ["mask"])
+    folder = write_large_and_small(tmp_path, [mask, Node("GlobalAveragePool", ["x"], ["score"])])
+    prove(folder)
+
+    golden = dict(np.load(folder.golden / "one.output.npz"))
+    np.savez(folder.golden / "one.output.npz", mask=golden["mask"], score=golden["score"] + 1)
+
+    with pytest.raises(GoldenMismatch, match="1 of 40001 golden values are off"):
+        prove(folder)
+
+
+def test_a_small_output_that_depends_on_its_batch_does_not_hide_behind_a_large_one(tmp_path: Path) -> None:
+    of_all = Node("ReduceMean", ["x"], ["mean"], {"axes": [0, 1, 2, 3], "keepdims": 1})
+    own = Node("GlobalAveragePool", ["x"], ["own"])
+    nodes = [Node("Add", ["x", "x"], ["mask"]), of_all, own, Node("Add", ["own", "mean"], ["score"])]
+    folder = write_large_and_small(tmp_path, nodes)
+    golden = dict(np.load(folder.golden / "one.output.npz"))
+    np.savez(folder.golden / "one.output.npz", mask=golden["mask"], score=2 * golden["score"])
+
+    with pytest.raises(BatchVariance):
         prove(folder)
 
 

@@ -9,7 +9,7 @@ import yaml
 from builders import MANIFEST_DATA
 from isocenter.core.errors import BadManifest
 from isocenter.repository.manifest import Manifest, read_manifest
-from isocenter.repository.plain_yaml import load_plain
+from isocenter.repository.plain_yaml import NotPlain, load_plain
 
 RUNTIME, OUTPUT = MANIFEST_DATA["runtime"], MANIFEST_DATA["output"]
 
@@ -53,6 +53,11 @@ def test_a_fallback_names_its_file_and_says_what_it_is(tmp_path: Path) -> None:
         pytest.param({"transforms": None}, "transforms", id="no transforms"),
         pytest.param({"runtime": {**RUNTIME, "file": "../other.onnx"}}, "inside", id="a file elsewhere"),
         pytest.param({"runtime": {**RUNTIME, "file": "/etc/passwd"}}, "inside", id="an absolute file"),
+        pytest.param({"runtime": {**RUNTIME, "file": "x" * 300}}, "no file can be called", id="a long file name"),
+        pytest.param({"runtime": {**RUNTIME, "file": "x/" * 2000}}, "no file can be called", id="a deep file name"),
+        pytest.param(
+            {"runtime": {**RUNTIME, "file": "a\0b"}}, "no file can be called", id="a file name that ends early"
+        ),
         pytest.param({"runtime": {**RUNTIME, "sha256": "abc"}}, "sha256", id="no digest"),
         pytest.param({"runtime": {**RUNTIME, "precision": "fast"}}, "precision", id="unknown precision"),
         pytest.param({"fallback": {**RUNTIME, "file": "../other.onnx"}}, "inside", id="a fallback elsewhere"),
@@ -116,6 +121,15 @@ def test_what_people_and_the_parser_would_read_differently_is_refused(tmp_path: 
 
 def test_what_is_merged_in_may_be_written_over() -> None:
     assert load_plain("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}") == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}}
+
+
+def test_aliases_stand_for_what_can_be_looked_at() -> None:
+    tenfold = [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 10)]
+
+    with pytest.raises(NotPlain, match="stand for more than"):
+        load_plain("\n".join(["l0: &l0 []", *tenfold]))
+    with pytest.raises(NotPlain, match="a part of"):
+        load_plain("a: &a [1, {b: *a}]")
 
 
 def test_a_missing_file_is_named_by_where_it_is_below_the_models(tmp_path: Path) -> None:

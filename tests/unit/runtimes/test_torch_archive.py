@@ -21,6 +21,8 @@ import torch_files
 from isocenter.runtimes import torch_archive
 from isocenter.runtimes.torch_archive import load_program, load_script, ports_from_json
 
+INFINITE = b'{"inputs": [{"name": "x", "dtype": "float32", "shape": [1e999]}], "outputs": []}'
+
 
 class Writes(torch.nn.Module):  # type: ignore[misc, unused-ignore]
     """Writes a file when it is run."""
@@ -137,6 +139,29 @@ def test_a_script_that_hides_it_in_a_function_of_a_function_is_refused(tmp_path:
     assert not canary.exists()
 
 
+def test_a_script_that_prints_is_refused(tmp_path: Path) -> None:
+    class Prints(torch.nn.Module):  # type: ignore[misc, unused-ignore]
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            print(x)  # noqa: T201
+            return x
+
+    with pytest.raises(BadManifest, match="it calls prim::Print"):
+        load_script(scripted(tmp_path / "m.pt", Prints()))
+
+
+def test_a_damaged_script_is_refused(tmp_path: Path) -> None:
+    file = torch_files.write_script(tmp_path / "m.pt", torch_files.classifier())
+    with zipfile.ZipFile(file) as archive:
+        code = next(each for each in archive.infolist() if each.filename.endswith(".py") and each.compress_type)
+    content = bytearray(file.read_bytes())
+    at = content.find(code.filename.encode()) + len(code.filename) + 64
+    content[at : at + code.compress_size - 64] = b"\xff" * (code.compress_size - 64)
+    file.write_bytes(content)
+
+    with pytest.raises(BadManifest, match="is not a TorchScript file"):
+        load_script(file)
+
+
 def test_a_script_says_which_tensors_it_has(tmp_path: Path) -> None:
     _, ports = load_script(torch_files.write_script(tmp_path / "m.pt", torch_files.classifier()))
     assert ports is not None
@@ -162,7 +187,9 @@ def test_texts_that_unpack_to_too_much_are_refused(tmp_path: Path, monkeypatch: 
         load_script(file)
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b'{"inputs": []}', b'{"inputs": [{"name": "x"}], "outputs": []}'])
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b'{"inputs": []}', b'{"inputs": [{"name": "x"}], "outputs": []}', b"[" * 99_999, INFINITE]
+)
 def test_a_script_that_says_it_wrongly_is_refused(text: bytes) -> None:
     with pytest.raises(BadManifest, match="does not say which tensors"):
         ports_from_json("m.pt", text)
