@@ -7,6 +7,7 @@ takes requests, decodes, and asks the engines.
 import asyncio
 import contextlib
 import logging
+import signal
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from isocenter.core.clock import Clock, SystemClock
 from isocenter.core.errors import BadSettings
 from isocenter.core.events import Observer
 from isocenter.imaging.limits import ImageLimits, VolumeLimits
-from isocenter.process import settle_process, signals, tune_process
+from isocenter.process import connections_possible, settle_process, signals, tune_process
 from isocenter.repository.layout import ModelFolder, scan
 from isocenter.repository.load import ServedModel, load
 from isocenter.repository.reload import Reloader
@@ -294,7 +295,7 @@ async def open_front(
             observer=observer,
             logger=logger,
             bodies=bodies,
-            max_connections=max(1, settings.http.max_connections // share),
+            max_connections=max(1, min(settings.http.max_connections // share, connections_possible())),
         )
         yield Front(http, predict, segment, cells, scans, health, door, pool, bodies, jobs)
 
@@ -344,6 +345,8 @@ async def serve(settings: Settings, *, announce: Callable[[str, int], None] = la
     """
     logger = set_up_logging(settings.log_level)
     tune_process(settings.http.max_connections)
+    asked_early = asyncio.Event()  # while models are loaded: some of them may have been read before they were changed
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked_early.set)
     with bound(settings.http.host, settings.http.port) as listener:
         async with open_service(settings, logger=logger) as service:
             stop = asyncio.Event()
@@ -356,6 +359,8 @@ async def serve(settings: Settings, *, announce: Callable[[str, int], None] = la
                 host, port, url = address(listener)
                 logger.info("ready", extra={"host": host, "port": port, "models": len(list(service.repository))})
                 announce(url, len({model.name for model in service.repository}))
+                if asked_early.is_set():
+                    reloading.begin()
                 stopping = asyncio.create_task(stop.wait(), name="stop")
                 await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 stopping.cancel()

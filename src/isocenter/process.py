@@ -40,6 +40,14 @@ def tune_process(max_connections: int = 0) -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 8 * 2**20)
 
 
+def connections_possible() -> int:
+    """How many connections this process has files for, beside what else it opens."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return sys.maxsize
+    return max(1, files // 2, files - _OTHER_FILES)
+
+
 def settle_process() -> None:
     """To be called once everything is loaded: the garbage collector need not look at it again.
 

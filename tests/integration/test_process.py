@@ -3,11 +3,13 @@
 import http.client
 import io
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from PIL import Image
 
 from conftest import MODELS
 from isocenter.imaging.phantoms import brain_slice
+from model_folders import write_model
 from patience import PATIENCE_S
 from serverproc import ServerProcess, command, running
 
@@ -148,6 +151,75 @@ def test_a_port_that_is_taken_is_said_in_one_sentence(mode: tuple[str, ...]) -> 
     assert ended.returncode == 2
     assert f"cannot listen on 127.0.0.1 port {port}" in " ".join(ended.stderr.split())
     assert "Traceback" not in ended.stderr
+
+
+@in_both_modes
+@pytest.mark.parametrize("closed", ["", "2>&-", "<&- >&- 2>&-"], ids=["nobody reads", "stderr", "all"])
+def test_a_server_whose_standard_files_are_closed_answers(mode: tuple[str, ...], closed: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with socket.socket() as kept:  # nobody else gets the port that nobody could read from a log
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        port = kept.getsockname()[1]
+        line = ["sh", "-c", f'exec "$@" {closed}', "sh", *command(MODELS, "--port", str(port), *mode)]
+        process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=write)
+        os.close(write)
+        try:
+            assert predict_when_it_answers(process, port) == 200
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE_S) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
+def predict_when_it_answers(process: subprocess.Popen[bytes], port: int) -> int:
+    until_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until_s and process.poll() is None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+        try:
+            connection.request("POST", "/predict", body=IMAGE)
+            return connection.getresponse().status
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+        finally:
+            connection.close()
+    raise AssertionError(f"nothing answered; the process ended with {process.poll()}")
+
+
+@pytest.mark.parametrize("arena_mib", [100_000, 40_000], ids=["in a front end", "in the engine process"])
+def test_shared_memory_that_cannot_be_had_is_said_in_one_sentence(arena_mib: int) -> None:
+    # A front end sees its memory once, the engine process twice.
+    line = ["sh", "-c", 'ulimit -v 70000000; exec "$@"', "sh", *command(MODELS, *TWO)]
+    environment = {**os.environ, "ISOCENTER_LINK__ARENA_MIB": str(arena_mib)}
+    ended = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment)
+
+    assert ended.returncode == 2
+    assert "ISOCENTER_LINK__ARENA_MIB" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@in_both_modes
+def test_a_reload_that_is_asked_for_while_models_are_loaded_comes_after(tmp_path: Path, mode: tuple[str, ...]) -> None:
+    for name in "abcdefgh":
+        write_model(tmp_path, name)
+    process = subprocess.Popen(command(tmp_path, *mode), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, b"")
+        assert any(b'"state":"ready"' in line for line in lines)
+        write_model(tmp_path, "a", 2)
+        process.send_signal(signal.SIGHUP)
+        ready = next(line for line in lines if b'"event":"ready"' in line)
+        server = ServerProcess(process, json.loads(ready)["port"], 0.0, process.stderr)
+        until_s = time.monotonic() + PATIENCE_S
+        while [each["version"] for each in server.get("/v1/models")[1]["models"] if each["name"] == "a"] != [1, 2]:
+            assert time.monotonic() < until_s
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close() if process.stderr else None
 
 
 @pytest.fixture

@@ -1,7 +1,10 @@
 """`isocenter serve`: the server, until it is told to stop."""
 
+import os
+import signal
 import sys
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import typer
@@ -30,6 +33,8 @@ def serve(
     Each model is proven and warmed before the first request is taken. SIGTERM or Ctrl-C drains: what is in is
     finished, then the process ends. What is not given here is read from ISOCENTER_* variables.
     """
+    _hold_standard_streams()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload, it must not end the process
     settings = settings_from(
         models=models,
         default_model=default_model,
@@ -52,6 +57,21 @@ def serve(
         raise typer.Exit(Exit.NOT_ALL)
 
 
+def _hold_standard_streams() -> None:
+    """Open what a script has closed of the first three files, before anything else gets its number.
+
+    A socket that got the number of stderr would be sent what libraries write there, and be closed by others.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free, and children have it too
+            os.set_inheritable(number, True)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 - for the life of the process
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
 def _run(main: Coroutine[Any, Any, bool]) -> bool:
     try:
         import uvloop
@@ -66,8 +86,9 @@ def _announce(address: str, models: int) -> None:
     # Programs read the address from this line: `at (http://\S+)`.
     line = f"Serving {models} model{'s' if models != 1 else ''} at {address} - POST /predict, docs at /docs"
     if not sys.stderr.isatty():
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+        with suppress(OSError):  # who read what is written there has gone; those who ask have not
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
         return
     from rich.text import Text
 

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 MOST_BYTES: Final = 64 * 1024
@@ -24,7 +24,10 @@ def make_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    """The next message and its descriptors; None if the line is cut. Blocks if the socket does."""
+    """The next message and its descriptors; None if the line is cut. Blocks if the socket does.
+
+    Where this process may open no further files, a message comes without its descriptors: those are closed.
+    """
     data, ancillary, flags, _ = sock.recvmsg(
         MOST_BYTES, socket.CMSG_LEN(MOST_FDS * array.array("i").itemsize), socket.MSG_CMSG_CLOEXEC
     )
@@ -34,8 +37,11 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
     if not data:
         return None
-    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-        raise ValueError(f"a message of more than {MOST_BYTES} bytes or {MOST_FDS} descriptors")
+    if flags & socket.MSG_TRUNC:
+        raise ValueError(f"a message of more than {MOST_BYTES} bytes")
+    if flags & socket.MSG_CTRUNC:
+        _close_all(fds)  # some of them are of no use without the others
+        return json.loads(data), []
     return json.loads(data), list(fds)
 
 
@@ -120,6 +126,6 @@ class Control:
             self._on_message(*came)
 
 
-def _close_all(fds: list[int]) -> None:
+def _close_all(fds: Iterable[int]) -> None:
     for fd in fds:
         os.close(fd)

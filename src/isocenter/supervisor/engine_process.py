@@ -15,9 +15,11 @@ from typing import Any
 
 from isocenter.app import open_engine_room, queued_items
 from isocenter.core.clock import SystemClock
+from isocenter.core.errors import SetupError
 from isocenter.core.events import Event
 from isocenter.engine.engine import InlineEngine
 from isocenter.engine.link.board import Board
+from isocenter.engine.link.errors import error_to_json
 from isocenter.engine.link.figures import FrontEndFigures
 from isocenter.engine.link.server import EngineHost
 from isocenter.process import settle_process, tune_process
@@ -120,6 +122,8 @@ class EngineProcess:
 
     def _came(self, message: dict[str, Any], fds: list[int]) -> None:
         match message["say"]:
+            case "link" if not fds:
+                pass  # there is no file left for it; the front end hears the line being cut, and asks for another
             case "link":
                 link_fd, arena_fd = fds
                 self._chores.take(self._connect(message["number"], socket.socket(fileno=link_fd), arena_fd))
@@ -139,7 +143,11 @@ class EngineProcess:
 
     async def _connect(self, number: int, link: socket.socket, arena_fd: int) -> None:
         assert self._host is not None
-        await self._host.connect(number, link, arena_fd, os.fstat(arena_fd).st_size)
+        try:
+            await self._host.connect(number, link, arena_fd, os.fstat(arena_fd).st_size)
+        except SetupError as error:
+            link.close()  # the front end asks for another one, and again
+            self._control.say("setup_error", error=error_to_json(error))
 
     async def _answer(self, what: str, argument: Any) -> tuple[Any, bytes]:
         """What front ends ask for."""

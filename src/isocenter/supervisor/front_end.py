@@ -105,10 +105,14 @@ class FrontEndProcess:
 
     def _came(self, message: dict[str, Any], fds: list[int]) -> None:
         match message["say"]:
+            case "connection" if not fds:
+                self._control.say("full")  # there is no file left for it here
             case "connection":
                 connection = socket.socket(fileno=fds[0])
                 self._control.say("took")
                 self._chores.take(self._server.take(connection, self._figures.count_closed))
+            case "link" if not fds:
+                self._control.say("unlinked")
             case "link":
                 link = socket.socket(fileno=fds[0])
                 self._chores.take(self.link.connect(link, restart_s=message["restart_s"]))

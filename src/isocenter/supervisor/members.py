@@ -258,7 +258,7 @@ class FrontEndMember(Member):
         return self._given - self._figures.closed, self._given
 
     def give(self, connection: socket.socket) -> None:
-        """Hand it a connection. Until it says that it took it, it may still die and leave it to another."""
+        """Hand it a connection. Until it says whether it took it, it may still die and leave it to another."""
         self._given += 1
         self._offered.append(connection)
         self.say("connection", [connection.fileno()])
@@ -287,6 +287,9 @@ class FrontEndMember(Member):
         match message["say"]:
             case "took":
                 self._offered.popleft().close()
+            case "full":  # a caller who is let go asks again; one who is kept for it would wait for ever
+                self._offered.popleft().close()
+                self._given -= 1
             case "unlinked":
                 self._owner.relink(self)
             case "drained":

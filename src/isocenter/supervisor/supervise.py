@@ -79,6 +79,7 @@ class Supervisor:
         """Accepted, and left behind by a front end that died, while there was no other."""
         self._opened = False
         self._draining = False
+        self._reload_asked = False
         self._left = 0
         self._engine = EngineMember(self, "isocenter.supervisor.engine_process", plan, board_fd, count)
         self._front_ends = [
@@ -134,6 +135,8 @@ class Supervisor:
         if isinstance(member, EngineMember):
             for front_end in self._front_ends:
                 self.link(front_end)
+            if self._reload_asked:  # some models may have been read before they were changed
+                self.reload()
         elif isinstance(member, FrontEndMember) and self._draining:
             member.say("drain")
         if all(each.ready for each in (self._engine, *self._front_ends)):
@@ -213,7 +216,8 @@ class Supervisor:
         self._begun.set()
 
     def reload(self) -> None:
-        """Have the models read again; an engine process that is only starting reads them anyway."""
+        """Have the models read again; an engine process that is only starting, as soon as it has."""
+        self._reload_asked = not self._engine.ready
         if self._engine.ready:
             self._engine.say("reload")
 

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import resource
 import socket
 from typing import Any
 
@@ -124,6 +125,25 @@ def test_a_process_that_reads_before_it_has_a_loop_sees_the_end_too() -> None:
     ours.close()
     assert receive(theirs) is None
     theirs.close()
+
+
+def test_where_no_file_may_be_opened_a_message_comes_without_its_descriptors() -> None:
+    ours, theirs = make_pair()
+    read, write = os.pipe()
+    socket.send_fds(ours, [b'{"say": "link"}'], [write, write])
+    os.close(write)
+    next_free = os.dup(read)
+    os.close(next_free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_free + 1, hard))  # one of the two has room
+    try:
+        assert receive(theirs) == ({"say": "link"}, [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert os.read(read, 1) == b""  # no end that could be written to is left open
+    for each in (ours, theirs):
+        each.close()
+    os.close(read)
 
 
 def test_a_message_that_is_too_large_is_a_defect() -> None:

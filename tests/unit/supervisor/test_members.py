@@ -127,6 +127,24 @@ async def test_the_load_is_what_was_given_and_has_not_ended(figures: OwnFigures)
         theirs.close()
 
 
+async def test_a_caller_for_whom_a_front_end_has_no_file_left_is_let_go_and_no_other(figures: OwnFigures) -> None:
+    owner = FakeOwner()
+    member = front_end(owner, figures)
+    member.start()
+    pairs = [socket.socketpair() for _ in range(3)]
+    for ours, _ in pairs:
+        member.give(ours)
+    for said in ("took", "full"):
+        CHILDREN[0].says(said)
+    assert pairs[1][1].recv(1) == b""
+    assert member.load == (2, 2)
+    CHILDREN[0].ends(-9)
+    assert owner.handed == [pairs[2][0]]
+    for pair in pairs:
+        for each in pair:
+            each.close()
+
+
 async def test_what_a_dead_front_end_had_not_taken_goes_to_another(figures: OwnFigures) -> None:
     owner = FakeOwner()
     member = front_end(owner, figures)

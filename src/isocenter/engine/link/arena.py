@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from isocenter.core.errors import Overloaded
+from isocenter.core.errors import Overloaded, SetupError
 from isocenter.core.tensor import Array
 
 PAGE: Final = 4096
@@ -63,7 +63,7 @@ class Arena:
     """
 
     def __init__(self, fd: int, size_bytes: int) -> None:
-        self.memory = mmap.mmap(fd, size_bytes)
+        self.memory = _mapped(fd, size_bytes)
         self.size_bytes = size_bytes
         self.taken_bytes = 0
         self._taken: dict[int, Block] = {}
@@ -132,9 +132,9 @@ class ArenaView:
     """The same memory in the engine process: items are read-only arrays of it."""
 
     def __init__(self, fd: int, size_bytes: int) -> None:
-        self._memory = mmap.mmap(fd, size_bytes, prot=mmap.PROT_READ)
+        self._memory = _mapped(fd, size_bytes, mmap.PROT_READ)
         # Outputs go through a mapping of their own, so that no item can be written to by accident.
-        self._outputs = mmap.mmap(fd, size_bytes)
+        self._outputs = _mapped(fd, size_bytes)
 
     def item_bytes(self, offset: int, size: int) -> Array:
         """A block as it is read. Every view of it holds this very array, so its end is the end of all reading."""
@@ -143,6 +143,21 @@ class ArenaView:
     def output_bytes(self, offset: int, size: int) -> Array:
         """A block as outputs are written to it."""
         return np.frombuffer(self._outputs, np.uint8, size, offset)
+
+
+def _mapped(fd: int, size_bytes: int, access: int = mmap.PROT_READ | mmap.PROT_WRITE) -> mmap.mmap:
+    """The memory behind a descriptor.
+
+    Raises:
+        SetupError: this process may not have so much of it.
+    """
+    try:
+        return mmap.mmap(fd, size_bytes, prot=access)
+    except OSError as error:
+        raise SetupError(
+            f"{size_bytes} bytes of memory that processes share cannot be had: {error.strerror}; "
+            "ISOCENTER_LINK__ARENA_MIB says how many, `ulimit -v` what a process may have"
+        ) from None
 
 
 def _joined(free: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
