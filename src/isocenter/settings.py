@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from isocenter.core.errors import BadSettings
 from isocenter.serving.budget import FORM_OVERHEAD_BYTES
@@ -24,7 +25,8 @@ class Group(BaseModel):
 class HttpSettings(Group):
     """The HTTP door."""
 
-    host: str = "127.0.0.1"
+    # Sockets take an empty address for every address: a variable that was left empty would open the server to all.
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     """Address to listen on. 0.0.0.0 opens the server to the network: it has no authentication of its own yet."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 lets the system choose."""
@@ -169,6 +171,12 @@ def load_settings(**given: Any) -> Settings:
         first = error.errors(include_url=False)[0]
         where = DELIMITER.join(str(part) for part in first["loc"]).upper()
         raise BadSettings(f"{PREFIX}{where}: {first['msg']} (got {first.get('input')!r})") from error
+    except SettingsError as error:
+        whole = {
+            f"{PREFIX}{name}".upper() for name, field in Settings.model_fields.items() if _group(field) is not None
+        }
+        named = ", ".join(sorted(name for name in os.environ if name.upper() in whole))
+        raise BadSettings(f"{named}: a group that is set as a whole is a JSON object") from error
     inflight, largest = settings.limits.max_inflight_bytes, settings.limits.max_bytes + FORM_OVERHEAD_BYTES
     if inflight < largest:
         raise BadSettings(f"{PREFIX}LIMITS__MAX_INFLIGHT_BYTES: {inflight} is below one largest body of {largest}")
@@ -179,8 +187,12 @@ def known_variables() -> list[str]:
     """Every environment variable that is read."""
     names = []
     for name, field in Settings.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Group):
-            names += [f"{PREFIX}{name}{DELIMITER}{inner}".upper() for inner in kind.model_fields]
+        if (group := _group(field)) is not None:
+            names += [f"{PREFIX}{name}{DELIMITER}{inner}".upper() for inner in group.model_fields]
         names.append(f"{PREFIX}{name}".upper())
     return names
+
+
+def _group(field: FieldInfo) -> type[Group] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Group) else None

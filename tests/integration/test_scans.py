@@ -19,6 +19,7 @@ from PIL import Image
 import dicom_files
 from cell_models import write_cells
 from isocenter import Service
+from isocenter.api.http.scan_form import SCAN_FIELDS
 from isocenter.api.http.schemas import ProblemShape
 from isocenter.api.http.schemas_scans import ScanShape
 from isocenter.app import Composition, open_service
@@ -389,6 +390,32 @@ async def test_a_misspelt_key_is_told_its_neighbour(client: httpx.AsyncClient) -
     error = (await client.post("/predict", json={"scan_paht": "brain.nii"})).json()["error"]
 
     assert error["message"] == "unknown key 'scan_paht'; did you mean 'scan_path'?"
+
+
+async def test_a_file_comes_with_the_codes_of_its_warnings(client: httpx.AsyncClient) -> None:
+    beside = _zipped({**_series(), "notes.txt": b"taken twice"})
+
+    told = {
+        form: (await client.post("/predict", content=beside, params={"format": form})).headers.get("x-warnings")
+        for form in ("json", "nifti", "dicom-seg", "json,montage")
+    }
+    nothing = await client.post("/predict", content=BALL, params={"format": "nifti"})
+
+    assert told == {"json": None} | dict.fromkeys(("nifti", "dicom-seg", "json,montage"), "files_left_aside")
+    assert (nothing.status_code, nothing.headers.get("x-warnings")) == (200, None)
+
+
+async def test_the_schema_knows_every_way_a_scan_is_sent_and_answered(client: httpx.AsyncClient) -> None:
+    predict = (await client.get("/openapi.json")).json()["paths"]["/predict"]["post"]
+    written = {
+        (await client.post("/predict", files={"scan": BALL}, params={"format": form})).headers["content-type"]
+        for form in ("json", "nifti", "montage", "probabilities", "json,nifti")
+    }
+
+    assert set(predict["responses"]["200"]["content"]) == {*written, "application/dicom"}
+    assert "500" in predict["responses"]  # faults of a model, files that are not what was found
+    form = predict["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    assert set(form) == set(SCAN_FIELDS)
 
 
 async def test_nothing_found_is_an_answer(client: httpx.AsyncClient) -> None:

@@ -40,6 +40,8 @@ def test_a_misspelt_variable_is_refused_with_the_right_spelling(monkeypatch: pyt
         ("ISOCENTER_DECODE__THREADS", "0"),
         ("ISOCENTER_LOG_LEVEL", "loud"),
         ("ISOCENTER_LIMITS__MAX_BYTES", "many"),
+        ("ISOCENTER_HTTP__HOST", ""),  # a socket would listen on every address
+        ("ISOCENTER_SCANS", "/data/scans"),  # a group as a whole, and no JSON
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from isocenter.cli.inspect_picture import Shown
+    from isocenter.core.errors import BadInput
     from isocenter.imaging.codecs.slice_track import SliceTrack
-    from isocenter.imaging.codecs.volume_files import SeriesFacts, VolumeFacts
+    from isocenter.imaging.codecs.volume_files import Refusal, SeriesFacts, VolumeFacts
     from isocenter.imaging.limits import VolumeLimits
 
 _ASKED: Final = 20
@@ -55,7 +56,7 @@ def show(source: Path, *, as_json: bool, picture: Path | None = None, identifier
         if as_json:
             console.write_json([{"refusal": refusal}])
         else:
-            console.out().print(f"refused, {error.code}: {error.message}", style="red", soft_wrap=True, markup=False)
+            console.out().print(_refused(error), style="red", soft_wrap=True, markup=False)
         return
     tracks, names = _measured(source, found, limits, identifiers=identifiers)
     if as_json:
@@ -140,7 +141,8 @@ def _print(found: "list[SeriesFacts]", tracks: Tracks, names: Identifiers) -> No
         stdout.print(f"{files} broken: while that is so, nothing beside is read either", style="red", soft_wrap=True)
     for of_series, said in names.items():
         for keyword, value in said.items():
-            stdout.print(f"series {of_series}, {keyword}: {value}", soft_wrap=True, markup=False)
+            said_of_it = console.one_line(f"series {of_series}, {keyword}: {value}")
+            stdout.print(said_of_it, soft_wrap=True, markup=False)
 
 
 def _is_broken_file(series: "SeriesFacts") -> bool:
@@ -149,16 +151,18 @@ def _is_broken_file(series: "SeriesFacts") -> bool:
 
 
 def _what(series: "SeriesFacts") -> str:
+    from isocenter.cli.console import one_line
+
     files = f"{series.files} file{'s' if series.files > 1 else ''}"
     said = (series.modality or series.format, series.body_part, series.manufacturer, files)
     thick = f"{series.thickness_mm:g} mm thick" if series.thickness_mm else ""
-    return ", ".join(each for each in (*said, thick, *series.encodings) if each)
+    return one_line(", ".join(each for each in (*said, thick, *series.encodings) if each))
 
 
 def _lines(series: "SeriesFacts") -> list[tuple[str, str, str]]:
     """Number, grid, and what is said of each volume."""
     if series.refusal:
-        return [("", "", f"refused, {series.refusal.code}: {series.refusal.message}")]
+        return [("", "", _refused(series.refusal))]
     return [(str(each.volume), _grid(each), _says(each)) for each in series.volumes]
 
 
@@ -171,8 +175,15 @@ def _grid(volume: "VolumeFacts") -> str:
 
 def _says(volume: "VolumeFacts") -> str:
     if volume.refusal:
-        return f"refused, {volume.refusal.code}: {volume.refusal.message}"
+        return _refused(volume.refusal)
     return "; ".join(note.message for note in volume.notes) or "readable"
+
+
+def _refused(why: "Refusal | BadInput") -> str:
+    """In one line: a message may quote a header, and a header may hold what a terminal obeys."""
+    from isocenter.cli.console import one_line
+
+    return one_line(f"refused, {why.code}: {why.message}")
 
 
 def _draw(source: Path, found: "list[SeriesFacts]", tracks: Tracks, limits: "VolumeLimits", file: Path) -> None:
@@ -194,8 +205,7 @@ def _shown(source: Path, found: "list[SeriesFacts]", tracks: Tracks, limits: "Vo
     for series in found:
         title = f"series {series.series}: {_what(series)}"
         if series.refusal:
-            says = f"refused, {series.refusal.code}: {series.refusal.message}"
-            yield Shown(title, says, True, None, tracks.get((series.series, None)))
+            yield Shown(title, _refused(series.refusal), True, None, tracks.get((series.series, None)))
             continue
         if len(series.volumes) > _DRAWN:
             yield Shown(title, f"the first {_DRAWN} of {len(series.volumes)} volumes", False, None, None)
@@ -217,5 +227,5 @@ def _volume_shown(
     try:
         volume = read_volume(source, limits=limits, pick=Pick(series=series.series, volume=facts.volume))
     except BadInput as error:  # of its pixels, which were not looked at before
-        return Shown(f"{title}{number}", f"refused, {error.code}: {error.message}", True, None, track)
+        return Shown(f"{title}{number}", _refused(error), True, None, track)
     return Shown(f"{title}{number}", f"{_grid(facts)}; {_says(facts)}", False, volume, track)

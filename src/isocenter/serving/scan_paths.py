@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from isocenter.core.errors import BadSettings, PathNotAllowed, ScanTooLarge, TruncatedImage
+from isocenter.core.errors import BadImage, BadSettings, PathNotAllowed, ScanTooLarge, TruncatedImage
 from isocenter.imaging.limits import VolumeLimits
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -38,6 +38,7 @@ class _File:
     steps: tuple[str, ...] = field(repr=False)
     size_bytes: int
     identity: tuple[int, int]
+    written_ns: int
 
 
 class ScanRoots:
@@ -73,7 +74,7 @@ class ScanRoots:
 
         Raises:
             PathNotAllowed, ScanTooLarge: see `open`.
-            TruncatedImage: a file became shorter meanwhile.
+            TruncatedImage, BadImage: a file became shorter meanwhile, or was written to.
         """
         files = self._files(text)
         try:
@@ -202,7 +203,7 @@ def _folder(root: Path, steps: Sequence[str]) -> Iterator[int]:
 def _plain(name: str, root: Path, steps: tuple[str, ...], found: os.stat_result) -> _File:
     if not stat.S_ISREG(found.st_mode):
         raise _refusal()
-    return _File(name, root, steps, found.st_size, (found.st_dev, found.st_ino))
+    return _File(name, root, steps, found.st_size, (found.st_dev, found.st_ino), found.st_mtime_ns)
 
 
 def _bytes_of(file: _File) -> bytes:
@@ -213,11 +214,14 @@ def _bytes_of(file: _File) -> bytes:
         if _plain("", file.root, file.steps, found).identity != file.identity:
             raise _refusal()
         data = opened.read(file.size_bytes)
+        written_ns = os.fstat(descriptor).st_mtime_ns
     if len(data) != file.size_bytes:
         raise TruncatedImage(
             f"a file had {file.size_bytes} bytes, and {len(data)} when it was read",
             details={"bytes": len(data), "expected_bytes": file.size_bytes},
         )
+    if written_ns != file.written_ns:  # the beginning may be of one scan, and the end of another
+        raise BadImage("a file was written to while it was read", details={"bytes": len(data)})
     return data
 
 

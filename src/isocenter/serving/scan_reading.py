@@ -1,5 +1,6 @@
 """What is given as one scan, and how it is read: as a whole, or as one scan for each channel of the model."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -11,6 +12,7 @@ import numpy as np
 from isocenter.core.errors import ChannelsDiffer, InputNotAccepted
 from isocenter.imaging.codecs.volume_files import Pick, Scan, read_scan
 from isocenter.imaging.codecs.volume_parts import Source
+from isocenter.imaging.image import Note
 from isocenter.imaging.limits import VolumeLimits
 from isocenter.imaging.volume import Volume
 from isocenter.serving.scan_paths import ScanPath, ScanRoots
@@ -56,7 +58,7 @@ class ScanReader:
         self._limits = limits
 
     def read(self, given: Mapping[str, GivenScan], pick: Pick) -> ReadScan:
-        """One scan, or the channels of one, in their order; see `by_channel`.
+        """One scan, or the channels of one, in their order; see `by_channel`. Two that hold the same are noted.
 
         Raises:
             BadInput: one cannot be read, or the channels do not lie on one grid in one patient.
@@ -74,7 +76,7 @@ class ScanReader:
             for channel, scan in scans.items()
             for note in scan.volume.notes
         ]
-        volume = Volume(voxels, first.volume.geometry, tuple(scans), tuple(notes))
+        volume = Volume(voxels, first.volume.geometry, tuple(scans), (*notes, *_alike_notes(scans)))
         return ReadScan(first, volume, {channel: _said(source) for channel, source in given.items()})
 
     def _one(self, source: GivenScan, pick: Pick) -> Scan:
@@ -149,6 +151,23 @@ def _refuse_other_patient(scans: Mapping[str, Scan]) -> None:
                     f"channel {channel} and {first} are of different {what}",
                     details={"channel": channel, "first": first, "differ_in": what},
                 )
+
+
+def _alike_notes(scans: Mapping[str, Scan]) -> tuple[Note, ...]:
+    """A note for each two channels with the same voxels, however their files differ.
+
+    Two acquisitions never have them: one scan was given twice, by mistake or in the place of one that is missing.
+    """
+    return tuple(
+        Note("channels_alike", f"channels {one} and {other} hold the same voxels: one scan was given as both")
+        for (one, first), (other, second) in itertools.combinations(scans.items(), 2)
+        if _same(first.volume, second.volume)
+    )
+
+
+def _same(one: Volume, other: Volume) -> bool:
+    """Whether two channels hold the same voxels; plane by plane, so that it ends where the first one differs."""
+    return all(itertools.starmap(np.array_equal, zip(one.voxels[0], other.voxels[0], strict=True)))
 
 
 def _said(source: GivenScan) -> str:

@@ -8,6 +8,7 @@ threads: a picture need not wait until a scan is unpacked.
 import asyncio
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias, TypeVar
 
@@ -16,6 +17,7 @@ import numpy as np
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import (
+    Abandoned,
     DeadlineExceeded,
     Overloaded,
 )
@@ -245,9 +247,38 @@ class _FewThreads:
             ) from None
         finally:
             self._waiting -= 1
+        seat = _Seat(self._free)
         try:
-            return await self._pool.run(function, deadline, admitted=admitted)
+            return await self._pool.run(lambda: seat.taken_for(function), deadline, admitted=admitted)
         finally:
+            seat.leave()
+
+
+class _Seat:
+    """A thread's place, free again when its work has ended: who leaves, or is too late, does not take that along."""
+
+    def __init__(self, free: asyncio.Semaphore) -> None:
+        self._free = free
+        self._loop = asyncio.get_running_loop()
+        self._ticket = [True]
+        """Whoever takes it out, in one step of the interpreter, gives the place back."""
+
+    def taken_for(self, function: Callable[[], T]) -> T:
+        """Run the work; on its thread."""
+        try:
+            self._ticket.pop()
+        except IndexError:
+            raise Abandoned("the caller left before it was his turn") from None
+        try:
+            return function()
+        finally:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits for the place
+                self._loop.call_soon_threadsafe(self._free.release)
+
+    def leave(self) -> None:
+        """Nobody waits any more; on the event loop."""
+        with suppress(IndexError):
+            self._ticket.pop()
             self._free.release()
 
 

@@ -118,6 +118,29 @@ async def test_a_job_is_taken_looked_at_and_fetched(server: Server, stage: Stage
 
 
 @pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        ("application/gzip", "application/gzip"),
+        ("application/gzip;q=0.1, application/json", "application/json"),
+        ("application/zip;q=0, application/gzip;q=0.2", "application/gzip"),
+        ("application/zip, application/json;q=0.9", "application/zip"),
+        ("text/html", "application/json"),
+    ],
+)
+async def test_a_result_is_what_the_caller_likes_best(
+    server: Server, stage: Stage, accept: str, media_type: str
+) -> None:
+    taken = await server.put(json={**PATH, "model": "blobs", "format": ["json", "nifti"]})
+    held = await stage.work.begun.get()
+    held.answer()
+    await stage.ended(held.job)
+
+    found = await server.client.get(f"/v1/jobs/{taken['id']}/result", headers={"accept": accept})
+
+    assert (found.status_code, found.headers["content-type"]) == (200, media_type)
+
+
+@pytest.mark.parametrize(
     ("how", "scan"),
     [
         pytest.param({"json": PATH}, PATH, id="a path"),

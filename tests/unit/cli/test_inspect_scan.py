@@ -2,6 +2,7 @@
 
 import io
 import json
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.dataset import Dataset
 from typer.testing import CliRunner
 
-from dicom_files import Files, enhanced, files, slices, voxels
+from dicom_files import Files, enhanced, every, files, slices, voxels
 from isocenter.cli.errors import Exit
 from isocenter.cli.inspect_picture import views_of
 from isocenter.cli.main import app
@@ -82,6 +84,24 @@ def test_names_are_shown_to_who_asks_and_are_in_no_picture(scan: Path, tmp_path:
     assert b"Doe" not in picture.read_bytes()
     assert "identifiers" not in json.loads(inspect(scan, "--json").stdout)[0]
     assert json.loads(inspect(scan, "--json", "--show-identifiers").stdout)[0]["identifiers"]["PatientID"] == "17"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--show-identifiers",)], ids=["facts", "identifiers"])
+def test_a_header_gives_no_orders_to_the_terminal(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    def say(header: Dataset) -> None:
+        header.Manufacturer = header.SeriesDescription = "\x1b[2J\x1b]0;all is well\x07"
+        header.PatientName = "Doe^Jane\nseries 2: readable"
+
+    with warnings.catch_warnings():  # pydicom's, of what is written here
+        warnings.simplefilter("ignore")
+        for name, data in files(every(say, slices())).items():
+            (tmp_path / name).write_bytes(data)
+
+    said = inspect(tmp_path, *arguments).stdout
+
+    assert [each for each in said.replace("\n", "") if not each.isprintable()] == []
+    assert "\\x1b[2J" in "".join(said.split())
+    assert not any(line.startswith("series 2") for line in said.splitlines())
 
 
 def test_a_picture_has_a_band_for_every_volume_and_red_for_a_gap(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from isocenter.core.errors import BadSettings, PathNotAllowed, ScanTooLarge, TruncatedImage
+from isocenter.core.errors import BadImage, BadSettings, PathNotAllowed, ScanTooLarge, TruncatedImage
 from isocenter.imaging.limits import VolumeLimits
 from isocenter.serving import scan_paths
 from isocenter.serving.scan_paths import ScanRoots
@@ -265,6 +265,21 @@ def test_a_file_that_becomes_shorter_meanwhile_says_so(
 
     monkeypatch.setattr(scan_paths, "_bytes_of", late)
     with pytest.raises(TruncatedImage):
+        roots.read("brain.nii")
+
+
+def test_a_file_that_is_written_to_meanwhile_is_not_answered_in_part(
+    disk: Path, roots: ScanRoots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, real = disk / "open" / "brain.nii", scan_paths._bytes_of
+
+    def late(file: scan_paths._File) -> bytes:
+        target.write_bytes(b"others")  # as long as what was there
+        os.utime(target, ns=(0, 1))  # clocks of file systems may be coarse
+        return real(file)
+
+    monkeypatch.setattr(scan_paths, "_bytes_of", late)
+    with pytest.raises(BadImage, match="written to while it was read"):
         roots.read("brain.nii")
 
 

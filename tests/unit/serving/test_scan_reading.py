@@ -108,3 +108,12 @@ def test_channels_on_one_grid_are_of_one_patient_too(
     with pytest.raises(ChannelsDiffer, match="flair") as caught:
         reader.read(given, Pick())
     assert caught.value.details == {"channel": "flair", "first": "t1", "differ_in": differ_in}
+
+
+def test_one_scan_given_as_two_channels_is_answered_with_a_note_that_names_them(reader: ScanReader) -> None:
+    same = nifti(blobs(1), packed=True)  # other bytes, the same voxels
+    given = {"t1": nifti(blobs(1)), "t2": nifti(blobs(2)), "flair": same}
+
+    notes = reader.read(given, Pick()).volume.notes
+
+    assert [(note.code, note.message[:23]) for note in notes] == [("channels_alike", "channels t1 and flair h")]

@@ -14,6 +14,7 @@ from isocenter.serving import scans
 from isocenter.serving.cpu_pool import CpuPool
 from isocenter.serving.scans import _FewThreads
 from patience import PATIENCE_S
+from pool_jobs import Blocker, until_started
 
 NEVER = Deadline.never()
 
@@ -64,6 +65,22 @@ async def test_one_who_leaves_while_he_waits_takes_nobodys_place(pool: CpuPool) 
     go_on.set()
     assert await at_work
     assert await few.run(lambda: 7, NEVER) == 7
+
+
+async def test_one_who_leaves_at_work_frees_his_thread_only_when_its_work_has_ended(pool: CpuPool) -> None:
+    few, left, next_one = _FewThreads(pool, SystemClock()), Blocker(), Blocker()
+    leaver = asyncio.create_task(few.run(left, NEVER))
+    await until_started(left)
+    leaver.cancel()
+    await asyncio.gather(leaver, return_exceptions=True)
+    after = asyncio.create_task(few.run(next_one, NEVER))
+    await asyncio.sleep(0)
+
+    assert pool.waiting == 1  # what the leaver left: the other thread is for pictures
+
+    left.let_go()
+    next_one.let_go()
+    assert await after == "done"
 
 
 async def test_more_scans_than_may_wait_are_shed(pool: CpuPool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from isocenter.api.http.answer import Answer
 from isocenter.api.http.body import check_length
 from isocenter.api.http.connection import CONNECTION, Connection, WhileConnected
 from isocenter.api.http.gate import HEADERS
-from isocenter.api.http.head import query_of, whole_number_in
+from isocenter.api.http.head import accepted, query_of, whole_number_in
 from isocenter.api.http.scan_form import WHAT_IS_ASKED, SentScan, receive_scan
 from isocenter.api.http.scans import asked_in, both
 from isocenter.api.http.schemas import ProblemShape
@@ -295,12 +295,12 @@ def _wanted(job: Job, given: str | None, accept: bytes | None) -> list[str]:
                 details={"format": missing[0][:64], "formats": list(job.files)},
             )
         return names
-    types = {each.partition(";")[0].strip().lower() for each in (accept or b"").decode("latin-1").split(",")}
-    if "application/zip" in types and len(job.files) > 1:
-        return list(job.files)
     results = (job.summary or {}).get("results", {})
-    meant = [form for form in job.files if results.get(form, {}).get("media_type") in types]
-    return meant[:1] or ["json" if "json" in job.files else next(iter(job.files), "json")]
+    known = {results[form]["media_type"]: [form] for form in reversed([*job.files]) if form in results}
+    if len(job.files) > 1:
+        known["application/zip"] = list(job.files)
+    usual = ["json" if "json" in job.files else next(iter(job.files), "json")]
+    return accepted(accept, {"application/json": usual, **known})
 
 
 def _zipped(files: Mapping[str, bytes]) -> bytes:

@@ -19,7 +19,14 @@ from isocenter.api.http.problems import problem
 from isocenter.api.http.scan_form import begins_as_scan
 from isocenter.api.http.scans import BODY, ScansEndpoint
 from isocenter.api.http.schemas import PredictionShape, ProblemShape
-from isocenter.api.http.schemas_scans import NAMED_SCAN, SCAN_PARAMETERS, ScanShape
+from isocenter.api.http.schemas_scans import (
+    NAMED_SCAN,
+    SCAN_FILES,
+    SCAN_HEADERS,
+    SCAN_MEDIA,
+    SCAN_PARAMETERS,
+    ScanShape,
+)
 from isocenter.api.http.time_given import ReceivedWithin
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
@@ -36,12 +43,14 @@ from isocenter.core.events import Answered, Observer, Shed
 from isocenter.serving.budget import Booking, ByteBudget
 from isocenter.serving.predict import Predict
 
-_IMAGE = {"type": "string", "format": "binary"}
+_IMAGE = {"type": "string", "format": "binary", "description": "The image, or a scan."}
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "multipart/form-data": {"schema": {"type": "object", "properties": dict.fromkeys(FIELDS, _IMAGE)}},
+            "multipart/form-data": {
+                "schema": {"type": "object", "properties": dict.fromkeys(FIELDS, _IMAGE) | SCAN_FILES}
+            },
             "application/octet-stream": {"schema": _IMAGE},
             "application/json": {"schema": {"type": "object", "properties": NAMED_SCAN, "required": ["scan_path"]}},
         },
@@ -239,11 +248,10 @@ class PredictEndpoint:
 def predict_routes(endpoint: PredictEndpoint) -> APIRouter:
     """The route as the manual shows it."""
     router = APIRouter(tags=["predict"])
-    problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": ProblemShape} for status in (400, 403, 404, 413, 415, 422, 429, 503, 504)
-    }
+    answers: dict[int | str, dict[str, Any]] = {200: {"content": SCAN_MEDIA, "headers": SCAN_HEADERS}}
+    answers |= {status: {"model": ProblemShape} for status in (400, 403, 404, 413, 415, 422, 429, 500, 503, 504)}
 
-    @router.post("/predict", response_model=PredictionShape | ScanShape, responses=problems, openapi_extra=_BODY)
+    @router.post("/predict", response_model=PredictionShape | ScanShape, responses=answers, openapi_extra=_BODY)
     async def predict_image(request: Request) -> Response:
         """Classify one image: a form with the field `image` or `file`, or the image itself as the body.
 

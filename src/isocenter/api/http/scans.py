@@ -186,7 +186,7 @@ class ScansEndpoint:
             answer.rendered() if answer.formats == ("json",) else await asyncio.to_thread(answer.rendered)
         )
         self._door.observer.observe(Answered("scan", found.model, found.version, "ok", total_s, stages_s))
-        shown = () if media_type == "application/json" else (_attached(filename),)
+        shown = () if media_type == "application/json" else (_attached(filename), *_warned(answer))
         return Answer(body, 200, shown, media_type=media_type)
 
     def by_type(self, content_type: bytes | None) -> bool:
@@ -230,6 +230,12 @@ def _once_more(scope: Scope) -> Receive | None:
 
 def _attached(filename: str) -> tuple[bytes, bytes]:
     return b"content-disposition", b'attachment; filename="%b"' % filename.encode("ascii")
+
+
+def _warned(answer: ScanAnswer) -> tuple[tuple[bytes, bytes], ...]:
+    """The codes of the warnings beside a file, which has no place for them."""
+    codes = dict.fromkeys(note.code for note in answer.warnings)
+    return ((b"x-warnings", ", ".join(codes).encode("ascii")),) if codes else ()
 
 
 def asked_in(texts: Mapping[str, str], accept: bytes | None = None) -> ScanAsked:

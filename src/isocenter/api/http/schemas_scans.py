@@ -22,7 +22,30 @@ NAMED_SCAN: Final[dict[str, Any]] = {
     },
     "model": {"type": "string", "description": "Needed if several segment volumes."},
     "version": {"type": "integer", "description": "The highest if not given."},
-    **{name: {"type": "string", "description": text} for name, text in _MEANINGS.items()},
+    **{name: {"type": ["integer", "string"], "description": text} for name, text in _MEANINGS.items()},
+    "format": {"type": ["string", "array"], "items": {"type": "string"}, "description": _MEANINGS["format"]},
+}
+SCAN_FILES: Final[dict[str, Any]] = {
+    name: {
+        "type": "array",
+        "items": {"type": "string", "format": "binary"},
+        "description": "The files of one scan. A file of any other field is a channel, by the field's name.",
+    }
+    for name in ("scan", "scans", "files")
+}
+"""Fields of a form that pictures are not sent in."""
+SCAN_MEDIA: Final[dict[str, Any]] = {
+    media: {"schema": {"type": "string", "format": "binary", "description": f"Of a scan: {text}."}}
+    for media, text in (
+        ("application/gzip", "nifti, probabilities"),
+        ("application/dicom", "dicom-seg"),
+        ("image/png", "montage"),
+        ("application/zip", "several formats"),
+    )
+}
+"""What a scan is answered with beside JSON, by the format that was asked for."""
+SCAN_HEADERS: Final[dict[str, Any]] = {
+    "X-Warnings": {"schema": {"type": "string"}, "description": "Of a scan, beside a file: codes of its warnings."}
 }
 
 

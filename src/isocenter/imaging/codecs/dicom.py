@@ -59,9 +59,10 @@ _KEYWORDS: Final = (
     "PatientName", "Modality", "BodyPartExamined", "Manufacturer", "SeriesNumber", "InstanceNumber", "ImageType",
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
     "HighBit", "PixelRepresentation", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient",
-    "SliceThickness", "SpacingBetweenSlices", "GantryDetectorTilt", "ImagesInAcquisition", "RescaleSlope",
-    "RescaleIntercept", "ModalityLUTSequence", "LossyImageCompression", "EchoNumbers", "EchoTime", "AcquisitionNumber",
-    "TriggerTime", "TemporalPositionIdentifier", "DiffusionBValue", "DiffusionGradientOrientation", "StackID",
+    "SliceThickness", "SpacingBetweenSlices", "GantryDetectorTilt", "ImagesInAcquisition", "NumberOfSlices",
+    "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "LossyImageCompression", "EchoNumbers", "EchoTime",
+    "AcquisitionNumber", "TriggerTime", "TemporalPositionIdentifier", "DiffusionBValue", "DiffusionGradientOrientation",
+    "StackID", "ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 
@@ -103,7 +104,11 @@ class ImageFile:
     """SpacingBetweenSlices."""
     tilt_deg: float | None
     announced: int | None
-    """ImagesInAcquisition."""
+    """ImagesInAcquisition, or NumberOfSlices as PET has it."""
+    concatenation: str
+    """Of which object it is a part, if that was cut into several files."""
+    concatenated: int
+    """So many files that object has, at least."""
 
     @property
     def frame_bytes(self) -> int:
@@ -376,7 +381,9 @@ def _image_file(
         thickness_mm=number(dataset, "SliceThickness"),
         step_mm=stated(dataset, "SpacingBetweenSlices", part),
         tilt_deg=stated(dataset, "GantryDetectorTilt", part),
-        announced=maybe_whole(dataset, "ImagesInAcquisition"),
+        announced=maybe_whole(dataset, "ImagesInAcquisition") or maybe_whole(dataset, "NumberOfSlices"),
+        concatenation=digest(dataset, "ConcatenationUID"),
+        concatenated=max(maybe_whole(dataset, f"InConcatenation{each}") or 0 for each in ("Number", "TotalNumber")),
     )
     _check_length(file, size)
     return file

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -33,6 +34,7 @@ _FRAME_KINDS: Final = (
     ("acquisition", "FrameContentSequence", "FrameAcquisitionNumber"),
 )
 _SCALE: Final = "PixelValueTransformationSequence"
+_MEASURES: Final = "PixelMeasuresSequence"
 _FRAME_TYPES: Final = (
     "MRImageFrameTypeSequence",
     "CTImageFrameTypeSequence",
@@ -63,7 +65,21 @@ def planes_of(dataset: Any, file: ImageFile) -> list[Plane]:
         )
     shared = dataset.get("SharedFunctionalGroupsSequence") or [{}]
     _refuse_half_scaled(dataset, file, [*groups], shared[0])
+    file = _measured(file, groups[0], shared[0])
     return [_frame(dataset, file, index, groups[index], shared[0]) for index in range(file.frames)]
+
+
+def _measured(file: ImageFile, first: Any, shared: Any) -> ImageFile:
+    """With the thickness and the step of its slices, which stand beside their pixel spacing (PS3.3 C.7.6.16.2.1)."""
+    found = first.get(_MEASURES) or shared.get(_MEASURES)
+    if not found:
+        return file
+    step_mm, thickness_mm = stated(found[0], "SpacingBetweenSlices", file.part), number(found[0], "SliceThickness")
+    return replace(
+        file,
+        step_mm=file.step_mm if step_mm is None else step_mm,
+        thickness_mm=file.thickness_mm if thickness_mm is None else thickness_mm,
+    )
 
 
 def _refuse_half_scaled(dataset: Any, file: ImageFile, groups: list[Any], shared: Any) -> None:
@@ -117,7 +133,7 @@ def _frame(dataset: Any, file: ImageFile, index: int, own: Any, shared: Any) -> 
     return _plane(
         file,
         index,
-        (group("PlanePositionSequence"), group("PlaneOrientationSequence"), group("PixelMeasuresSequence")),
+        (group("PlanePositionSequence"), group("PlaneOrientationSequence"), group(_MEASURES)),
         values=group(_SCALE),
         number_=int(number(dataset, "InstanceNumber") or 0),
         stack=text(group("FrameContentSequence"), "StackID"),

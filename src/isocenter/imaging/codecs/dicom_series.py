@@ -27,15 +27,19 @@ from isocenter.core.errors import (
 )
 from isocenter.core.tensor import Array
 from isocenter.imaging.codecs.dicom import Plane
+from isocenter.imaging.codecs.dicom_announced import (
+    GAP_LIMIT,
+    TILT_LIMIT_DEG,
+    notes_of,
+    refuse_every_other,
+    refuse_missing_files,
+)
 from isocenter.imaging.codecs.dicom_pixels import stored_frames
 from isocenter.imaging.geometry import Geometry
 from isocenter.imaging.image import Note
 from isocenter.imaging.limits import VolumeLimits
 from isocenter.imaging.volume import Volume
 
-GAP_LIMIT: Final = 0.01
-"""Of the median distance between slices."""
-TILT_LIMIT_DEG: Final = 0.1
 _SAME_MM: Final = 0.01
 _ASIDE_LIMIT_MM: Final = 0.1
 _ALONG_LIMIT: Final = 0.1
@@ -77,10 +81,12 @@ def volumes_of(series: Sequence[Plane]) -> list[list[Plane]]:
 
     Raises:
         MixedSeries: the planes are of several patients, modalities or kinds.
+        MissingSlices: a file is missing of those that one object was cut into.
         Localizer: they are what scans were planned on.
         BadVolume: planes of one stack are of several sizes, orientations or frames of reference.
     """
     _refuse_mixed(series)
+    refuse_missing_files({plane.file.part.number: plane.file for plane in series}.values())
     if any("LOCALIZER" in plane.image_type for plane in series):
         raise Localizer(
             f"{len(series)} pictures that scans were planned on (ImageType LOCALIZER), no volume",
@@ -116,7 +122,7 @@ def stack_of(planes: Sequence[Plane]) -> Stack:
         _refuse_gaps(heights, gaps, median, uneven, ordered)
     step = (positions[-1] - positions[0]) / (len(ordered) - 1)
     _refuse_aside(positions - positions[0] - np.arange(len(ordered))[:, None] * step, normal, median)
-    _refuse_every_other(first, median)
+    refuse_every_other(first.file, median)
     _refuse_half_scaled(ordered)
     affine = np.eye(4)
     affine[:3, 0] = np.multiply(first.along_row, first.spacing_mm[1])
@@ -124,7 +130,7 @@ def stack_of(planes: Sequence[Plane]) -> Stack:
     affine[:3, 2] = step
     affine[:3, 3] = positions[0]
     shape = (first.file.columns, first.file.rows, len(ordered))
-    return Stack(planes=tuple(ordered), geometry=Geometry(shape, affine), notes=_notes(ordered))
+    return Stack(planes=tuple(ordered), geometry=Geometry(shape, affine), notes=notes_of(ordered))
 
 
 def voxels_of(stack: Stack, *, limits: VolumeLimits) -> tuple[Volume, tuple[Note, ...]]:
@@ -373,20 +379,6 @@ def _refuse_gaps(heights: Array, gaps: Array, median: float, uneven: Array, orde
     )
 
 
-def _refuse_every_other(first: Plane, median: float) -> None:
-    """Evenly thinned: the header still says how far apart the slices were."""
-    said, thickness = abs(first.file.step_mm or 0.0), first.file.thickness_mm or 0.0
-    times = median / said if said > 0 else 1.0
-    # Some makers write the gap between slices there, against PS3.3 C.7.6.2: then thickness and gap are the distance.
-    between = abs(said - thickness) > GAP_LIMIT * said and abs(said + thickness - median) <= GAP_LIMIT * median
-    if times > 1.5 and abs(times - round(times)) <= GAP_LIMIT * times and not between:
-        raise MissingSlices(
-            f"slices are {median:.4g} mm apart, and {said:.4g} mm by their headers: {round(times) - 1} of "
-            f"{round(times)} are missing",
-            details={"median_mm": median, "announced_mm": said},
-        )
-
-
 def _refuse_half_scaled(planes: Sequence[Plane]) -> None:
     """A slice that lost its slope or intercept on the way would lie beside the others in other units."""
     few = len(planes) - max(Counter(plane.scaled for plane in planes).values())
@@ -395,26 +387,3 @@ def _refuse_half_scaled(planes: Sequence[Plane]) -> None:
             f"{few} of {len(planes)} slices say otherwise than the rest whether they are scaled",
             details={"slices": len(planes), "unlike": few},
         )
-
-
-def _notes(planes: Sequence[Plane]) -> tuple[Note, ...]:
-    first = planes[0].file
-    notes = []
-    scales = {(plane.slope, plane.intercept) for plane in planes}
-    if len(scales) > 1:
-        notes.append(Note("rescaled_per_slice", f"{len(scales)} different slopes and intercepts, each for its slices"))
-    if any(plane.file.lossy for plane in planes):
-        notes.append(Note("lossy_compression", "the pixels were compressed with loss before they came here"))
-    if not first.has_series_uid:
-        notes.append(Note("no_series_uid", "the files do not say of which series they are"))
-    if first.announced and len(planes) < first.announced:
-        notes.append(
-            Note(
-                "fewer_slices_than_announced", f"{len(planes)} slices; the headers say {first.announced} were acquired"
-            )
-        )
-    if first.tilt_deg and abs(first.tilt_deg) > TILT_LIMIT_DEG:
-        notes.append(
-            Note("tilt_not_found", f"the header says a gantry tilt of {first.tilt_deg:g} degrees, the positions none")
-        )
-    return tuple(notes)

@@ -35,6 +35,8 @@ _TYPES: Final = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
 }  # fmt: skip
 _OTHER_TYPES: Final = {1: "single bits", 32: "complex", 128: "RGB", 1536: "float128", 1792: "complex", 2304: "RGBA"}
+_LABELS: Final = (1002, 1003)
+"""Of intent_code: what voxels hold are numbers of labels, or of names of structures."""
 _MM_PER_UNIT: Final = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 """By the lowest three bits of xyzt_units; 0 says nothing, and is taken for millimetres as other readers do."""
 _VOXELS_FROM: Final = {1: 352, 2: 544}
@@ -47,14 +49,16 @@ _GZIP: Final = b"\x1f\x8b"
 
 # name, format, offset: of what is asked of nifti1.h and nifti2.h
 NIFTI1_FIELDS: Final = (
-    ("dim", "8i2", 40), ("datatype", "i2", 70), ("bitpix", "i2", 72), ("pixdim", "8f4", 76), ("vox_offset", "f4", 108),
-    ("scl_slope", "f4", 112), ("scl_inter", "f4", 116), ("xyzt_units", "u1", 123), ("qform_code", "i2", 252),
-    ("sform_code", "i2", 254), ("quatern", "3f4", 256), ("qoffset", "3f4", 268), ("srow", "(3,4)f4", 280),
+    ("dim", "8i2", 40), ("intent_code", "i2", 68), ("datatype", "i2", 70), ("bitpix", "i2", 72), ("pixdim", "8f4", 76),
+    ("vox_offset", "f4", 108), ("scl_slope", "f4", 112), ("scl_inter", "f4", 116), ("xyzt_units", "u1", 123),
+    ("qform_code", "i2", 252), ("sform_code", "i2", 254), ("quatern", "3f4", 256), ("qoffset", "3f4", 268),
+    ("srow", "(3,4)f4", 280),
 )  # fmt: skip
 _FIELDS_2: Final = (
     ("datatype", "i2", 12), ("bitpix", "i2", 14), ("dim", "8i8", 16), ("pixdim", "8f8", 104), ("vox_offset", "i8", 168),
     ("scl_slope", "f8", 176), ("scl_inter", "f8", 184), ("qform_code", "i4", 344), ("sform_code", "i4", 348),
     ("quatern", "3f8", 352), ("qoffset", "3f8", 376), ("srow", "(3,4)f8", 400), ("xyzt_units", "i4", 500),
+    ("intent_code", "i4", 504),
 )  # fmt: skip
 
 
@@ -98,7 +102,7 @@ def read_header(start: bytes, *, limits: VolumeLimits) -> NiftiHeader:
     """Read and check the header in the first 540 bytes.
 
     Raises:
-        UnsupportedMedia: a pair of files, colours, complex numbers.
+        UnsupportedMedia: a pair of files, colours, complex numbers, labels.
         MissingGeometry: neither form says where the voxels lie.
         BadGeometry: the forms contradict each other, or are impossible.
         BadImage, TooManyPixels, TruncatedImage: as the names say.
@@ -116,6 +120,10 @@ def read_header(start: bytes, *, limits: VolumeLimits) -> NiftiHeader:
         name: np.frombuffer(start, np.dtype(form).newbyteorder(order), 1, at)[0]  # type: ignore[arg-type]
         for name, form, at in fields
     }
+    if said["intent_code"] in _LABELS:
+        raise UnsupportedMedia(
+            f"the NIfTI holds labels (intent {said['intent_code']}), and no scan", details={"kind": "segmentation"}
+        )
     shape, volumes = _shape(said["dim"])
     limits.check_grid(shape)
     dtype = _dtype(int(said["datatype"]), int(said["bitpix"]), order)

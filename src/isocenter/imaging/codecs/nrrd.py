@@ -42,6 +42,8 @@ _LPS_FROM: Final = {
     "las": np.diag([1.0, -1.0, 1.0, 1.0]),
 }
 _ROUNDING: Final = 1e-4
+_OF_SEGMENTS: Final = ("Segment0_", "Segmentation_")
+"""Beginnings of keys that 3D Slicer writes into a segmentation (.seg.nrrd), whose voxels are labels."""
 _UNIT: Final = re.compile(r'"[^"]*"|[^\s"]+')
 _VECTOR: Final = re.compile(r"none|\([^()]*\)", re.IGNORECASE)
 
@@ -122,6 +124,8 @@ def _fields(start: bytes) -> tuple[dict[str, str], int]:
     fields: dict[str, str] = {}
     for line in start[:end].decode("utf-8", "replace").splitlines()[1:]:
         name, colon, value = line.partition(":")
+        if value.startswith("=") and name.startswith(_OF_SEGMENTS):
+            raise UnsupportedMedia("the NRRD is a segmentation, and no scan", details={"kind": "segmentation"})
         if not line.startswith("#") and colon and not value.startswith("="):
             name, value = name.strip().lower(), value.strip()
             if fields.setdefault(name, value) != value:

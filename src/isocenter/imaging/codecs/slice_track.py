@@ -10,7 +10,7 @@ from isocenter.core.errors import BadInput
 from isocenter.core.tensor import Array
 from isocenter.imaging.codecs import dicom, dicom_series
 from isocenter.imaging.codecs.dicom import Plane
-from isocenter.imaging.codecs.dicom_series import GAP_LIMIT
+from isocenter.imaging.codecs.dicom_announced import GAP_LIMIT
 from isocenter.imaging.codecs.volume_parts import Source, parts_of
 from isocenter.imaging.limits import VolumeLimits
 

@@ -8,7 +8,7 @@ import os
 import stat
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Final, TypeAlias
@@ -45,21 +45,47 @@ class Part:
     size: int
     path: Path | None = field(default=None, repr=False)
     held: bytes | memoryview = field(default=b"", repr=False)
+    written_ns: int | None = field(default=None, repr=False)
+    """Of a file on the disk: when it was written last, as it was found."""
 
     def read(self, count: int | None = None) -> bytes:
         """The bytes, or the first of them.
 
         Raises:
             UnsafePath: it is no plain file any more.
+            BadImage: it was written to since it was found.
         """
         if self.path is None:
             return bytes(self.held if count is None else self.held[:count])
-        with _open_plain(self.path, self.number) as file:
-            return file.read(self.size if count is None else count)
+        with self.open() as file:
+            data = file.read(self.size if count is None else count)
+            self._refuse_another(file)
+            return data
 
     def open(self) -> IO[bytes]:
-        """The bytes as a file."""
-        return BytesIO(self.held) if self.path is None else _open_plain(self.path, self.number)
+        """The bytes as a file.
+
+        Raises:
+            UnsafePath, BadImage: as `read`.
+        """
+        if self.path is None:
+            return BytesIO(self.held)
+        file = _open_plain(self.path, self.number)
+        try:
+            self._refuse_another(file)
+        except BadImage:
+            file.close()
+            raise
+        return file
+
+    def _refuse_another(self, file: IO[bytes]) -> None:
+        """A header is read before the pixels: of a file that changed in between, they may be of two patients."""
+        found = os.fstat(file.fileno())
+        if self.written_ns is not None and (found.st_size, found.st_mtime_ns) != (self.size, self.written_ns):
+            raise BadImage(
+                f"file {self.number} was written to while it was read",
+                details={"file": self.number, "bytes": found.st_size, "expected_bytes": self.size},
+            )
 
 
 def parts_of(source: Source, *, limits: VolumeLimits) -> list[Part]:
@@ -125,7 +151,7 @@ def _plain(path: Path, name: str) -> Part:
     except OSError as exc:
         raise MissingImage("a file is not there, or may not be read") from exc
     _refuse_special(found.st_mode, "a file")
-    return Part(0, name, found.st_size, path=path)
+    return Part(0, name, found.st_size, path=path, written_ns=found.st_mtime_ns)
 
 
 def _open_plain(path: Path, number: int) -> IO[bytes]:
@@ -158,7 +184,7 @@ def _numbered(parts: Iterable[Part], limits: VolumeLimits) -> list[Part]:
         if part.path is not None or part.number == 0:
             limits.check_bytes(total)
     found.sort(key=lambda part: part.name)
-    return [Part(number, each.name, each.size, each.path, each.held) for number, each in enumerate(found, 1)]
+    return [replace(each, number=number) for number, each in enumerate(found, 1)]
 
 
 def _too_many(count: int, limits: VolumeLimits) -> None:

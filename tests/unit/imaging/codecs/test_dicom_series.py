@@ -237,10 +237,24 @@ def test_a_tilt_names_the_uneven_gaps_too() -> None:
     assert error.details["gaps_mm"] == [2.5, 5.0]
 
 
-def test_slices_that_were_announced_and_are_not_there_are_recorded() -> None:
+@pytest.mark.parametrize("keyword", ["ImagesInAcquisition", "NumberOfSlices"])
+def test_slices_that_were_announced_and_are_not_there_are_recorded(keyword: str) -> None:
     made = slices()
-    put("ImagesInAcquisition", SLICES)(made)
+    put(keyword, SLICES)(made)
     assert [note.code for note in read(files(made[2:])).notes] == ["fewer_slices_than_announced"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "codes"),
+    [
+        (["DERIVED", "SECONDARY", "PROJECTION IMAGE", "MIP"], ["projection"]),
+        (["DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE"], []),
+    ],
+)
+def test_a_stack_of_projections_is_read_with_a_note(kinds: list[str], codes: list[str]) -> None:
+    made = slices()
+    put("ImageType", kinds)(made)
+    assert [note.code for note in read(files(made)).notes] == codes
 
 
 def test_a_gap_in_the_place_of_the_distance_is_not_taken_for_missing_slices() -> None:
@@ -329,3 +343,31 @@ def test_facts_name_no_patient() -> None:
 
 def test_axial_is_what_the_others_are_turned_from() -> None:
     assert turned_by((0, 1, 2), (1, 1, 1)) == [*AXIAL]
+
+
+def test_an_enhanced_file_of_every_other_slice_is_refused_as_a_series_of_files_is() -> None:
+    made = enhanced(voxels())
+    (measures,) = made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    measures.SpacingBetweenSlices = STEP_MM / 2
+    source = {"a": coded(made)}
+
+    assert refused(source, "missing_slices").details == {"median_mm": STEP_MM, "announced_mm": STEP_MM / 2}
+    assert describe(source, limits=LIMITS)[0].thickness_mm == STEP_MM
+
+
+@pytest.mark.parametrize("announced", ["InConcatenationTotalNumber", "InConcatenationNumber"])
+def test_a_file_of_an_object_that_was_cut_into_several_is_no_volume(announced: str) -> None:
+    half = SLICES // 2
+    parts = {}
+    for number, stored in enumerate((voxels()[:half], voxels()[half:]), 1):
+        part = enhanced(stored)
+        for frame in part.PerFrameFunctionalGroupsSequence:
+            frame.PlanePositionSequence[0].ImagePositionPatient[2] += (number - 1) * half * STEP_MM
+        part.ConcatenationUID, part.InConcatenationNumber = "1.2.3", number
+        if announced == "InConcatenationTotalNumber":
+            part.InConcatenationTotalNumber = 2
+        part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        parts[str(number)] = coded(part)
+
+    np.testing.assert_array_equal(read(parts).voxels[0], voxels().transpose(2, 1, 0))
+    assert refused({"2": parts["2"]}, "missing_slices").details == {"files": 1, "announced_files": 2}

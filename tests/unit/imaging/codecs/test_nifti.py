@@ -183,6 +183,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "far from the origin": ({"srow_x": [-2.0, 0, 0, 300000.017], "qform_code": 0}, "bad_geometry"),
     "voxels beyond the end": ({"vox_offset": 4000}, "truncated_image"),
     "a pair of files": ({"magic": b"ni1"}, "unsupported_media"),
+    "labels": ({"intent_code": 1002}, "unsupported_media"),
     "adds what is no number": ({"scl_slope": 2.0, "scl_inter": np.inf}, "bad_image"),
 }
 

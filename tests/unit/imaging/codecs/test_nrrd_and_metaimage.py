@@ -127,6 +127,7 @@ REFUSED = {
     "nrrd, text": (nrrd(encoding="ascii"), "unsupported_media"),
     "nrrd, skips": (nrrd(byte_skip="-1"), "unsupported_media"),
     "nrrd, blocks": (nrrd(type="block"), "unsupported_media"),
+    "nrrd, a segmentation": (nrrd().replace(b"sizes", b"Segment0_ID:=tumor\nsizes"), "unsupported_media"),
     "nrrd, two axes": (nrrd(dimension="2", sizes="5 4"), "unsupported_media"),
     "nrrd, no space": (nrrd(space=""), "missing_geometry"),
     "nrrd, no directions": (nrrd(space_directions=""), "missing_geometry"),

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from dicom_files import files, slices, voxels
-from isocenter.core.errors import BadInput, MissingExtra
+from isocenter.core.errors import BadImage, BadInput, MissingExtra
 from isocenter.imaging.codecs import dicom
+from isocenter.imaging.codecs.dicom_series import stack_of, voxels_of
 from isocenter.imaging.codecs.volume_files import describe, read_volume
+from isocenter.imaging.codecs.volume_parts import parts_of
 from isocenter.imaging.limits import VolumeLimits
 
 LIMITS = VolumeLimits()
@@ -56,6 +58,18 @@ def test_a_folder_a_list_a_zip_and_bytes_hold_the_same_scan(tmp_path: Path) -> N
     )
     for source in sources:
         np.testing.assert_array_equal(read_volume(source, limits=LIMITS).voxels[0].transpose(2, 1, 0), voxels())
+
+
+def test_pixels_are_not_taken_from_a_file_that_changed_since_its_header_was_read(tmp_path: Path) -> None:
+    other = files(slices(voxels(1)))  # of the same places and sizes
+    parts = parts_of(written(tmp_path), limits=LIMITS)
+    planes = [plane for part in parts for plane in dicom.read_planes(part, limits=LIMITS)]
+    for name, data in other.items():
+        (tmp_path / name).write_bytes(data)
+        os.utime(tmp_path / name, ns=(0, 1))  # clocks of file systems may be coarse
+
+    with pytest.raises(BadImage, match=r"file \d+ was written to while it was read"):
+        voxels_of(stack_of(planes), limits=LIMITS)
 
 
 def test_what_lies_beside_a_scan_is_left_aside_and_recorded() -> None:
