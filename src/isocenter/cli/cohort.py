@@ -87,6 +87,7 @@ class _Run:
         """Answer and keep it. None: it is several series, which are asked for each by itself."""
         series = task.series
         name = Row(path=task.scan.path, series=series).name
+        read = True
         try:
             found = await self._answer(task.scan.source, series=series, progress=self._watch.begun(name))
         except IsocenterError as error:
@@ -94,11 +95,18 @@ class _Run:
             if count is not None:
                 await self.on_thread(lambda: self._ledger.split(task, count))
                 return None
-            code, message = error.code, error.message
+            code, message, read = error.code, error.message, not _of_the_disk(error)
         except OSError as error:
             code, message = "unreadable_file", error.strerror or type(error).__name__
         except Exception as error:  # one scan must not cost the others their answers
             code, message = "internal", f"unexpected {type(error).__name__}; this is a bug"
         else:
             return await self.on_thread(lambda: self._ledger.answered(task, found))
-        return await self.on_thread(lambda: self._ledger.failed(task, code, message))
+        return await self.on_thread(lambda: self._ledger.failed(task, code, message, read=read))
+
+
+def _of_the_disk(error: BaseException) -> bool:
+    """Whether the system did not let a file be read: that says nothing of the scan, and may be over without a trace."""
+    cause = error.__cause__
+    # What decompresses raises errors of this class too, without a number.
+    return cause is not None and ((isinstance(cause, OSError) and cause.errno is not None) or _of_the_disk(cause))

@@ -159,9 +159,9 @@ class Ledger:
         self._hold(job)
         return self._ended(task, job)
 
-    def failed(self, task: Task, code: str, message: str) -> Row:
-        """Keep why a scan has no answer."""
-        return self._ended(task, self._store.fail(task.job.id, code, message))
+    def failed(self, task: Task, code: str, message: str, *, read: bool = True) -> Row:
+        """Keep why a scan has no answer; one whose files could not be `read` is asked again, whatever the code."""
+        return self._ended(task, self._store.fail(task.job.id, code, message, None if read else {"read": False}))
 
     def release(self, task: Task) -> None:
         """Put a scan back that was begun and is not to be finished: a stop in order."""
@@ -208,7 +208,7 @@ class Ledger:
     def _again(self, job: Job) -> bool:
         """Whether an ended job is to be run again: its files are gone or another's, or it was not the scan's fault."""
         if job.state == "failed":
-            return (job.error or {}).get("code") not in _refusals()
+            return not _is_refused(job)
         return job.state == "done" and not all(self._holds(job, name) for name in _written(job))
 
     def _hold(self, job: Job) -> None:
@@ -252,9 +252,9 @@ def row_of(job: Job, path: str, series: int | None) -> Row:
     """What became of a job."""
     if job.state == "failed":
         error = job.error or {}
-        code = str(error.get("code", ""))
-        state: State = "refused" if code in _refusals() else "failed"
-        return Row(path=path, series=series, state=state, code=code, message=str(error.get("message", "")))
+        code, message = str(error.get("code", "")), str(error.get("message", ""))
+        state: State = "refused" if _is_refused(job) else "failed"
+        return Row(path=path, series=series, state=state, code=code, message=message)
     if job.state != "done" or job.summary is None:
         return Row(path=path, series=series)
     kept = dict(job.summary)
@@ -323,6 +323,12 @@ def _stem(path: str) -> str:
     name = PurePosixPath(path).name
     ending = next((each for each in _SUFFIXES if name.lower().endswith(each) and len(name) > len(each)), "")
     return path.removesuffix(name) + name[: len(name) - len(ending)]
+
+
+def _is_refused(job: Job) -> bool:
+    """Whether a failed job failed by the scan's own fault: it would every time."""
+    error = job.error or {}
+    return error.get("code") in _refusals() and error.get("details", {}).get("read", True)
 
 
 @cache

@@ -2,6 +2,8 @@
 
 import asyncio
 import csv
+import errno
+import gzip
 import io
 import re
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from isocenter.cli.cohort_report import as_table, said
 from isocenter.cli.cohort_rows import COLUMNS, Row, as_json, results_csv
 from isocenter.cli.cohort_sheet import sheet_html
 from isocenter.cli.errors import Hopeless
-from isocenter.core.errors import GantryTilt, IsocenterError, MixedSeries, RuntimeFault
+from isocenter.core.errors import GantryTilt, IsocenterError, MissingImage, MixedSeries, RuntimeFault
 
 LESION = {
     "label": "tumor", "number": 1, "voxels": 9, "volume_ml": 1.5, "centroid_voxel": [1.0, 2.0, 3.0],
@@ -265,6 +267,22 @@ def test_what_was_not_the_fault_of_the_scan_is_asked_again(run: Runs) -> None:
     rows = run(answers)
     assert answers.asked == [("b", None)]
     assert [row.state for row in rows] == ["refused", "answered", "answered"]
+
+
+def unread(cause: OSError) -> MissingImage:
+    error = MissingImage("a file is not there, or may not be read")
+    error.__cause__ = cause
+    return error
+
+
+def test_a_scan_whose_files_could_not_be_read_is_asked_again(run: Runs) -> None:
+    gone, broken = unread(OSError(errno.ESTALE, "stale")), unread(gzip.BadGzipFile("no gzip"))
+    rows = run(Answers({"a/head.nii.gz": gone, "b": broken}))
+    assert [(row.state, row.code) for row in rows[:2]] == [("failed", "missing_image"), ("refused", "missing_image")]
+    answers = Answers()
+    rows = run(answers)
+    assert answers.asked == [("a/head.nii.gz", None)]
+    assert [row.state for row in rows] == ["answered", "refused", "answered"]
 
 
 def test_an_old_model_leaves_nothing_in_the_queue(run: Runs) -> None:
