@@ -43,8 +43,9 @@ print(f"{answer.count} cells, {drawn.max()} were drawn")
 CELLS = OUT / "field.geojson"
 CELLS.write_bytes(answer.render("geojson").body)
 SCRIPT = OUT / "import_cells.groovy"
+where = CELLS.resolve().as_posix().replace("\\", r"\\").replace("'", r"\'")  # a $ means nothing between single quotes
 SCRIPT.write_text(
-    f'importObjectsFromFile("{CELLS.resolve().as_posix()}")\nprintln getDetectionObjects().size() + " cells"\n',
+    f"importObjectsFromFile('{where}')\nprintln getDetectionObjects().size() + ' cells'\n",
     encoding="utf-8",
 )
 print(f"open {PICTURE} in QuPath, then run {SCRIPT}")

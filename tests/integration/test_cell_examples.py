@@ -25,9 +25,14 @@ def run(example: str, folder: Path) -> str:
 
 
 def test_qupath_gets_a_picture_cells_and_a_script(tmp_path: Path) -> None:
-    assert "40 were drawn" in run("cells_in_qupath.py", tmp_path)
-    files = sorted(file.name for file in (tmp_path / "cells-out").iterdir())
+    """In a folder whose name Groovy would read as something else."""
+    folder = tmp_path / "it's $5"
+    folder.mkdir()
+    assert "40 were drawn" in run("cells_in_qupath.py", folder)
+    files = sorted(file.name for file in (folder / "cells-out").iterdir())
     assert files == ["field.geojson", "field.png", "import_cells.groovy"]
+    script = (folder / "cells-out" / "import_cells.groovy").read_text()
+    assert script.splitlines()[0].endswith(r"/it\'s $5/cells-out/field.geojson')")
 
 
 def test_napari_gets_its_layers(tmp_path: Path) -> None:

@@ -105,6 +105,26 @@ def test_csv_on_stdout_is_nothing_but_csv(slices: Path) -> None:
     assert "1 file: 1 answered, 0 refused" in done.stderr
 
 
+@pytest.mark.parametrize("option", ["--csv", "--contact-sheet"])
+def test_nothing_is_written_over_an_image_that_is_asked_about(option: str, tmp_path: Path) -> None:
+    image, link = tmp_path / "a", tmp_path / "b.png"
+    image.write_bytes(b"somebody's scan")
+    link.symlink_to(image)
+    done = isocenter("predict", link, "--models", MODELS, option, image, check=2)
+    assert "nothing is written over it" in done.stderr
+    assert image.read_bytes() == b"somebody's scan"
+
+
+def test_a_table_is_not_written_over_an_image(tmp_path: Path) -> None:
+    """A shell makes `--csv *.png` the first image, and asks about the others."""
+    first, other = tmp_path / "a.png", tmp_path / "b.png"
+    for image in (first, other):
+        image.write_bytes(b"somebody's scan")
+    done = isocenter("predict", "--models", MODELS, "--csv", first, other, check=2)
+    assert "the name of an image" in done.stderr
+    assert first.read_bytes() == b"somebody's scan"
+
+
 def test_a_model_that_is_not_there_is_said_once(slices: Path, server: ServerProcess) -> None:
     url = f"http://127.0.0.1:{server.port}"
     for where in (("--models", MODELS), ("--url", url)):

@@ -20,6 +20,10 @@ _NOT_NOW: Final = (429, 503)
 _ATTEMPTS: Final = 5
 _LONGEST_WAIT_S: Final = 10.0
 _TIMEOUT_S: Final = 60.0
+_MOST_BYTES: Final = 2**30
+"""Of an image, and of an answer: what has more is not held."""
+UNREADABLE: Final = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError)
+"""What comes of reading an answer that is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +39,18 @@ class Server:
     """A server at an address; each thread keeps a connection of its own."""
 
     def __init__(self, url: str, *, sleep: Callable[[float], object] | None = None) -> None:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
         try:
-            port = parts.port
+            parts = urlsplit(url if "://" in url else f"http://{url}")
+            host, port = parts.hostname, parts.port
+            known = parts.scheme in ("http", "https") and bool((host or "").encode("idna"))
+            parts.path.encode("ascii")  # others stand there as %-codes
         except ValueError:
-            port = -1
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
+            known = False
+        if not known:
             raise Hopeless(f"{url!r} is no address of a server", hint="--url http://127.0.0.1:8000")
         self.url = url
         self._secure = parts.scheme == "https"
-        self._host, self._port, self._path = parts.hostname, port, parts.path.rstrip("/")
+        self._host, self._port, self._path = host or "", port, parts.path.rstrip("/")
         self._stopped = threading.Event()
         self._sleep = sleep or self._stopped.wait
         self._mine = threading.local()
@@ -127,10 +133,14 @@ class Server:
             if body is None:
                 raise
         response = connection.getresponse()
-        content = response.read()
+        content = response.read(_MOST_BYTES)
+        if len(content) == _MOST_BYTES or response.length:
+            connection.close()
+            cut = len(content) < _MOST_BYTES
+            raise HTTPException("the answer is cut" if cut else f"an answer of more than {_MOST_BYTES} bytes")
         try:
             parsed = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             parsed = None
         retry_after = response.headers.get("Retry-After", "")
         wait_s = float(retry_after) if retry_after.isascii() and retry_after.isdecimal() else 1.0
@@ -175,7 +185,25 @@ def ask_server(
 
 def _ask(server: Server, file: Path, model: str | None, version: int | None) -> Outcome:
     query = {"model": model, "version": version}
-    return asked(server, file, "/predict", query, lambda body, _: Outcome(file, answer=body), key="prediction")
+    return asked(server, file, "/predict", query, lambda body, _: _classified(file, body), key="prediction")
+
+
+def _classified(file: Path, body: dict[str, Any]) -> Outcome:
+    """The answer as it is, if it can be shown.
+
+    Raises:
+        LookupError, TypeError, ValueError: it is none.
+    """
+    confidence, latency_ms = body["confidence"], body["latency_ms"]
+    if not all(isinstance(each, int | float) for each in (confidence, latency_ms)) or not 0 <= confidence <= 1:
+        raise ValueError("no such probability, or no such time")
+    if not isinstance(body["prediction"], str | int) or not isinstance(body["probabilities"], dict):
+        raise TypeError("no class, or no probabilities of classes")
+    if not all(isinstance(each["code"], str) for each in body["warnings"]):
+        raise TypeError("a warning without a code")
+    if {"model", "version"} - body.keys():
+        raise LookupError("nobody answered")
+    return Outcome(file, answer=body)
 
 
 def asked(
@@ -187,8 +215,13 @@ def asked(
     *,
     key: str,
 ) -> Outcome:
-    """Ask about one file; `read` is given the body, which has the key, and the bytes of the file."""
+    """Ask about one file; `read` is given the body, which has the key, and the bytes of the file.
+
+    What it raises for a body that is no answer (`UNREADABLE`) is the end of this file, and of no other.
+    """
     try:
+        if (size := file.stat().st_size) > _MOST_BYTES:
+            return failed(file, "too_many_bytes", f"the file has {size} bytes, at most {_MOST_BYTES} are sent")
         image = file.read_bytes()
     except OSError as error:
         return failed(file, "unreadable_file", _reason(error))
@@ -197,7 +230,10 @@ def asked(
     except (OSError, HTTPException) as error:
         return failed(file, "no_connection", f"the connection to the server failed: {_reason(error)}")
     if reply.status == 200 and key in reply.body:
-        return read(reply.body, image)
+        try:
+            return read(reply.body, image)
+        except UNREADABLE as error:
+            return failed(file, "not_an_answer", f"the server's answer cannot be read: {type(error).__name__}")
     return Outcome(file, error=_problem(reply))
 
 

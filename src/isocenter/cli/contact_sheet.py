@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from isocenter.cli.console import one_line
 from isocenter.cli.outcome import Outcome, percent
+from isocenter.cli.segment_places import tails
 from isocenter.core.errors import IsocenterError
 from isocenter.core.tensor import Array
 from isocenter.imaging.codecs.raster import decode
@@ -58,9 +60,13 @@ def draw(outcomes: Sequence[Outcome], *, max_tiles: int = MAX_TILES) -> Image.Im
     height = _HEADER_H + rows * _TILE_H + (rows - 1) * _GAP + _MARGIN
     sheet = _Sheet(Image.new("RGB", (width, height), _GROUND), _colors(outcomes))
     sheet.title(outcomes, len(shown))
-    for index, outcome in enumerate(shown):
+    # Two patients may have a slice of one name: as much of each path as tells it from the others.
+    names = tails([outcome.file for outcome in outcomes])
+    for index, (outcome, name) in enumerate(zip(shown, names, strict=False)):
         row, column = divmod(index, columns)
-        sheet.tile(outcome, _MARGIN + column * (_TILE_W + _GAP), _HEADER_H + row * (_TILE_H + _GAP))
+        sheet.tile(
+            outcome, one_line(str(name)), _MARGIN + column * (_TILE_W + _GAP), _HEADER_H + row * (_TILE_H + _GAP)
+        )
     return sheet.image
 
 
@@ -99,7 +105,7 @@ class _Sheet:
             self.pen.text((x + 19, 78), words, fill=_BRIGHT if count else _DIM, font=_font(17))
             x += 19 + _font(17).getlength(words) + 24
 
-    def tile(self, outcome: Outcome, x: int, y: int) -> None:
+    def tile(self, outcome: Outcome, name: str, x: int, y: int) -> None:
         """One image and what was said about it."""
         self._fill((x, y), (_TILE_W, _TILE_H), 12, _CARD)
         left, top = x + _PAD, y + _PAD
@@ -112,8 +118,7 @@ class _Sheet:
             self._answer(outcome.answer, left, top + _THUMB)
         else:
             self._problem(outcome.error or {}, left, top, with_image=thumb is not None)
-        name = shorten(outcome.short_name, _font(14), _THUMB)
-        self.pen.text((left, top + _THUMB + 64), name, fill=_DIM, font=_font(14))
+        self.pen.text((left, top + _THUMB + 64), shorten(name, _font(14), _THUMB), fill=_DIM, font=_font(14))
 
     def _fill(self, at: tuple[int, int], size: tuple[int, int], radius: int, color: Color) -> None:
         self.image.paste(color, (*at, at[0] + size[0], at[1] + size[1]), _rounded(size, radius))

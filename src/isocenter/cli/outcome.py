@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from isocenter.cli.console import one_line
-
 if TYPE_CHECKING:
     from isocenter.core.errors import IsocenterError
     from isocenter.serving.predict import Prediction
@@ -24,11 +22,6 @@ class Outcome:
     def name(self) -> str:
         """The path in letters that can be written; a file name may hold bytes that are none."""
         return str(self.file).encode("utf-8", "replace").decode()
-
-    @property
-    def short_name(self) -> str:
-        """The last part of it, as a table may show it."""
-        return one_line(self.file.name)
 
     def as_json(self) -> dict[str, Any]:
         """One object a file, the same for an answer from here and from a server."""

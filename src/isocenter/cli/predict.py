@@ -45,9 +45,12 @@ def predict(
             raise Hopeless(
                 f"cannot write {target}: there is no folder {Path(target).parent}", hint="mkdir, or another place"
             )
-    from isocenter.cli.inputs import find_files
+    from isocenter.cli.inputs import SUFFIXES, find_files
 
+    if csv is not None and Path(csv).suffix.lower() in SUFFIXES:  # a shell makes `--csv *.png` the first of them
+        raise Hopeless(f"--csv {csv} is the name of an image: nothing is written over it", hint="--csv table.csv")
     found = find_files(files)
+    _refuse_replacing(found, [Path(each) for each in (csv, contact_sheet) if each not in (None, "-")])
     show = _Show(as_json=as_json, csv=csv)
     import time
 
@@ -90,6 +93,8 @@ class _Show:
         from isocenter.cli import console, predict_report
 
         stdout_taken = self._as_json or self._csv == "-"
+        if not stdout_taken:  # before anything that can fail: the answers are there
+            console.out().print(predict_report.as_table(self.outcomes))
         if self._csv == "-":
             predict_report.write_csv(self.outcomes, sys.stdout)
         elif self._csv is not None:
@@ -98,11 +103,16 @@ class _Show:
                     predict_report.write_csv(self.outcomes, stream)
             except OSError as error:
                 raise Hopeless(f"cannot write {self._csv}: {error.strerror}", hint="--csv - for stdout") from error
-        if not stdout_taken:
-            console.out().print(predict_report.as_table(self.outcomes))
         where = console.err() if stdout_taken else console.out()
         text = predict_report.summary(self.outcomes, wall_s=wall_s, at_once=at_once, loaded=loaded)
         where.print(text, soft_wrap=True, markup=False)
+
+
+def _refuse_replacing(images: list[Path], targets: list[Path]) -> None:
+    """See that nothing is written over an image that is asked about."""
+    for target in targets:
+        if target.exists() and any(target.samefile(image) for image in images if image.exists()):
+            raise Hopeless(f"{target} is an image that is asked about: nothing is written over it", hint="another file")
 
 
 def _draw(outcomes: "list[Outcome]", file: Path) -> None:

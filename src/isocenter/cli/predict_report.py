@@ -8,18 +8,19 @@ from typing import TextIO
 from rich.table import Table
 from rich.text import Text
 
-from isocenter.cli.console import table
+from isocenter.cli.console import one_line, table
 from isocenter.cli.outcome import Outcome, percent
+from isocenter.cli.segment_places import tails
 from isocenter.measure.percentiles import Percentiles
 
 
 def as_table(outcomes: Sequence[Outcome]) -> Table:
-    """One row a file; refusals with code and message."""
+    """One row a file, with as much of its path as tells it from the others; refusals with code and message."""
     rows = table(
         "file", "prediction", "confidence", "latency", "notes", right=("confidence", "latency"), fold=("notes",)
     )
-    for outcome in outcomes:
-        name = Text(outcome.short_name)
+    for outcome, file in zip(outcomes, tails([outcome.file for outcome in outcomes]), strict=True):
+        name = Text(one_line(str(file)))
         if outcome.answer is None:
             problem = outcome.error or {}
             rows.add_row(name, Text(f"refused: {problem['code']}", style="red"), "", "", Text(str(problem["message"])))

@@ -75,6 +75,9 @@ def segment(
         raise Hopeless("--url asks a server, which has its own models: --models has no meaning then", hint="without it")
     if version is not None and model is None:
         raise Hopeless("--version without --model: of which model?", hint="--model NAME --version N")
+    from isocenter.cli.inputs import refuse_nameless
+
+    refuse_nameless(files)
     formats = _formats(form)
     if _means_scans(files, formats, models=models, model=model, version=version, url=url):
         of_images = {
@@ -89,13 +92,15 @@ def segment(
     if len(formats) > 1 or {*formats} - {*OF_IMAGES}:
         raise Hopeless(f"--format {form}: for scans, and these are images", hint=f"one of {', '.join(OF_IMAGES)}")
     at_once = at_once or _IMAGES_AT_ONCE
-    from isocenter.cli.segment_places import meant, outside, places
+    from isocenter.cli.segment_files import suffixes
+    from isocenter.cli.segment_places import meant, outside, places, refuse_replacing
 
     found = outside(meant(files), files, out)
     where = places(found, files, out)
-    _make(out)
     of_each = _of_cells(formats[0] if formats else "json")
     cell_formats: list[CellFormat] = [of_each, "overlay"] if overlay and of_each != "overlay" else [of_each]
+    refuse_replacing(found, where, suffixes(cell_formats))
+    _make(out)
     import time
 
     from isocenter.imaging.codecs.microscopy import PixelsAsked

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
 
 from isocenter.cli.segment_places import Place
 
@@ -23,6 +24,11 @@ SUFFIXES: Final[Mapping[str, str]] = {
 _TIFF: Final = ".labels.tif"
 
 
+def suffixes(formats: Iterable["CellFormat"]) -> list[str]:
+    """All that the names of results may end in; labels, also of an image that is too large for memory, in a TIFF."""
+    return [*(SUFFIXES[form] for form in formats), _TIFF]
+
+
 def write(answer: "CellAnswer", formats: Iterable["CellFormat"], place: Place, **about: Any) -> list[str]:
     """Write an answer in every format; the names of the files. One that is there is replaced, as a whole.
 
@@ -35,7 +41,7 @@ def write(answer: "CellAnswer", formats: Iterable["CellFormat"], place: Place, *
         rendered = answer.render(form, file_name=place.image, **about)
         suffix = _TIFF if rendered.media_type == "image/tiff" else SUFFIXES[form]
         file = place.results.with_name(place.results.name + suffix)
-        part = file.with_name(f"{file.name}.part")
+        part = file.with_name(f".{uuid4().hex}.part")  # nobody else's: two commands may write to one folder
         try:
             part.write_bytes(rendered.body)
             part.replace(file)

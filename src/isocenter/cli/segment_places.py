@@ -100,6 +100,24 @@ def places(files: Sequence[Path], arguments: Iterable[str], out: Path) -> list[P
     return found
 
 
+def refuse_replacing(files: Sequence[Path], places: Sequence[Place], suffixes: Iterable[str]) -> None:
+    """See that no result takes the place of an image that is asked about: it may be the only one of its kind.
+
+    Raises:
+        Hopeless: one would.
+    """
+    images = {_entry(Path(os.path.realpath(file))): file for file in files} | {_entry(file): file for file in files}
+    ends = [*suffixes]
+    for place in places:
+        for end in ends:
+            result = place.results.with_name(place.results.name + end)
+            if image := images.get(_entry(result)):
+                raise Hopeless(
+                    f"a result of {place.image} would take the place of {image}, which is asked about as well",
+                    hint="--out with another folder",
+                )
+
+
 def tails(paths: Sequence[Path]) -> list[Path]:
     """The last parts of each path, as few as tell it from the others.
 
@@ -178,6 +196,11 @@ def _absolute(path: Path) -> Path:
 def _real(path: Path) -> Path:
     """Where links lead; one that leads to itself, which `Path.resolve` refuses, is as good as any name."""
     return Path(os.path.realpath(path))
+
+
+def _entry(path: Path) -> tuple[str, str]:
+    """Which entry of which folder it is, whatever way leads there."""
+    return os.path.realpath(path.parent).casefold(), path.name.casefold()
 
 
 def _key(place: Path) -> str:

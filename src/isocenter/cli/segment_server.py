@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from isocenter.imaging.postprocess.objects import LabelImage
 from isocenter.imaging.postprocess.quantities import Quantities
 from isocenter.imaging.volume import Volume
 from isocenter.serving.cell_answer import CellAnswer
+
+_MOST_PX: Final = 2**27
+"""More than a server segments at once."""
 
 if TYPE_CHECKING:
     from isocenter.serving.cell_answer import CellFormat
@@ -82,31 +85,37 @@ def _written(
         limits = ImageLimits(max_bytes=max(len(image), ImageLimits().max_bytes))
         volume = read_image(image, limits=limits, asked=pixels) if {*formats} - {"json"} else None
         answer = rebuilt(body, volume)
+        latency_ms = float(body["latency_ms"])
     except IsocenterError as error:
         return refused(file, error)
-    except (LookupError, TypeError, ValueError) as error:
-        return failed(file, "not_an_answer", f"the server's answer cannot be read: {type(error).__name__}")
     try:
         written = write(answer, formats, place)
     except OSError as error:
         return failed(file, "unwritten_file", f"the results cannot be written: {error.strerror}")
-    return Outcome(file, answer=told(answer, written, latency_ms=float(body["latency_ms"])))
+    return Outcome(file, answer=told(answer, written, latency_ms=latency_ms))
 
 
 def rebuilt(body: dict[str, Any], volume: Volume | None) -> CellAnswer:
     """The answer that a body of `POST /segment` was written from, on the image that it is about.
 
     Raises:
-        LookupError, TypeError, ValueError: it is no such body.
+        LookupError, TypeError, ValueError, ArithmeticError, AttributeError: it is no such body, or its parts disagree.
     """
     size = body["image_size"]
-    polygons = _polygons(body["polygons"])
     shape = (int(size["height"]), int(size["width"]))
+    if min(shape) < 1 or shape[0] * shape[1] > _MOST_PX or (volume is not None and volume.geometry.shape != shape):
+        raise ValueError("not the size of the image")
+    polygons = _polygons(body["polygons"], shape)
+    labels = rasterised(polygons, shape)
     objects = sorted(body["objects"], key=lambda each: int(each["label"]))
+    if np.bincount(labels.ravel())[1:].tolist() != [each["area_px"] for each in objects]:
+        raise ValueError("the polygons are not those of the objects")
     channels = tuple(map(str, objects[0]["mean_intensity"])) if objects else ("gray",)
+    if volume is not None and not 0 <= int(body["shown"]) < len(volume.voxels):
+        raise LookupError("no such channel is shown")
     pixel = body["pixel_size_um"]
     return CellAnswer(
-        labels=LabelImage(rasterised(polygons, shape), np.array([each["confidence"] for each in objects], np.float32)),
+        labels=LabelImage(labels, np.array([each["confidence"] for each in objects], np.float32)),
         polygons=polygons,
         quantities=[_quantities(each) for each in objects],
         model=str(body["model"]),
@@ -126,7 +135,7 @@ def rebuilt(body: dict[str, Any], volume: Volume | None) -> CellAnswer:
     )
 
 
-def _polygons(rings: list[dict[str, Any]]) -> list[Polygon]:
+def _polygons(rings: list[dict[str, Any]], shape: tuple[int, int]) -> list[Polygon]:
     if not isinstance(rings, list):
         raise TypeError("polygons are a list")
     holes: dict[str, list[dict[str, Any]]] = {}
@@ -136,8 +145,8 @@ def _polygons(rings: list[dict[str, Any]]) -> list[Polygon]:
     return [
         Polygon(
             int(ring["label"]),
-            _ring(ring),
-            tuple(map(_ring, holes.get(str(ring["id"]), ()))),
+            _ring(ring, shape),
+            tuple(_ring(hole, shape) for hole in holes.get(str(ring["id"]), ())),
             float(ring["area"]) - sum(float(hole["area"]) for hole in holes.get(str(ring["id"]), ())),
         )
         for ring in rings
@@ -145,8 +154,11 @@ def _polygons(rings: list[dict[str, Any]]) -> list[Polygon]:
     ]
 
 
-def _ring(ring: dict[str, Any]) -> Ring:
-    return Ring(np.array([(point["x"], point["y"]) for point in ring["points"]], np.float64).astype(np.int32))
+def _ring(ring: dict[str, Any], shape: tuple[int, int]) -> Ring:
+    points = np.array([(point["x"], point["y"]) for point in ring["points"]], np.float64)
+    if not ((points >= 0) & (points <= shape[::-1])).all():
+        raise ValueError("a point outside of the image")
+    return Ring(points.astype(np.int32))
 
 
 def _quantities(given: dict[str, Any]) -> Quantities:

@@ -72,7 +72,7 @@ def simulate(
     console.out().print(f"At most {most:.4g} items/s: {instances} x the best batch of the curve.")
 
 
-_MOST_REQUESTS = 100_000_000
+_MOST_REQUESTS = 20_000_000
 _COLUMNS = (
     "load", "offered", "goodput/s", "shed", "late", "p50 ms", "p95 ms", "p99 ms", "mean batch", "busy",
 )  # fmt: skip

@@ -28,6 +28,8 @@ TIMEOUT_S: Final = 60.0
 _LONGEST_TIMEOUT_MS: Final = 3_600_000.0
 """The server takes no longer one; who waits for longer is bound by this end alone."""
 _SHORTEST_TIMEOUT_MS: Final = 0.001
+_MOST_BYTES: Final = 2**30
+"""Of one answer, unpacked: far more than labels and outlines of any image that a server takes."""
 _IDLE_S: Final = 5.0
 """How long a connection that nobody uses is kept: less than the server's 75 s, which would close it under a call."""
 
@@ -105,15 +107,18 @@ class AsyncClient:
         self._chance = chance
         self._free = asyncio.Semaphore(max_connections)
         self._broken = httpx.TransportError
-        self._http = httpx.AsyncClient(
-            base_url=url.rstrip("/"),
-            headers=dict(headers or {}),
-            verify=verify if parts.scheme == "https" else False,  # certificates are not read for nothing
-            timeout=None,  # the deadline bounds the whole call
-            limits=httpx.Limits(max_keepalive_connections=max_connections, keepalive_expiry=_IDLE_S),
-            trust_env=False,
-            transport=transport,
-        )
+        try:
+            self._http = httpx.AsyncClient(
+                base_url=url.rstrip("/"),
+                headers=dict(headers or {}),
+                verify=verify if parts.scheme == "https" else False,  # certificates are not read for nothing
+                timeout=None,  # the deadline bounds the whole call
+                limits=httpx.Limits(max_keepalive_connections=max_connections, keepalive_expiry=_IDLE_S),
+                trust_env=False,
+                transport=transport,
+            )
+        except httpx.InvalidURL as error:  # a name that no host can have
+            raise ValueError(f"{url!r} is no address of a server: {error}") from error
 
     async def __aenter__(self) -> Self:
         return self
@@ -280,17 +285,15 @@ class AsyncClient:
             if deadline != Deadline.never():
                 left_ms = deadline.left_s(self._clock.now_s()) * 1e3
                 headers["X-Timeout-Ms"] = f"{min(max(left_ms, _SHORTEST_TIMEOUT_MS), _LONGEST_TIMEOUT_MS):.3f}"
+            asked = {"params": call.query or None, "content": call.body, "headers": headers}
             try:
-                answer = await self._http.request(
-                    call.method, call.path, params=call.query or None, content=call.body, headers=headers
-                )
+                async with self._http.stream(call.method, call.path, **asked) as answer:
+                    content = await _content(answer)
             except self._broken as error:
                 raise NoConnection(f"the connection to the server failed: {_reason(error)}") from error
             except _httpx().DecodingError as error:
                 raise NotAnAnswer("the answer is not packed as it says") from error
-        return Reply(
-            answer.status_code, {name.lower(): value for name, value in answer.headers.items()}, answer.content
-        )
+        return Reply(answer.status_code, {name.lower(): value for name, value in answer.headers.items()}, content)
 
     @asynccontextmanager
     async def _until(self, deadline: Deadline, began_s: float) -> AsyncIterator[None]:
@@ -328,6 +331,19 @@ def _httpx() -> Any:
             details={"needs": "httpx"},
         ) from error
     return httpx
+
+
+async def _content(answer: "httpx.Response") -> bytes:
+    """All of it, as far as an answer can be: what sends for ever is not waited for until memory ends."""
+    parts, size = list[bytes](), 0
+    async for part in answer.aiter_bytes():
+        parts.append(part)
+        size += len(part)
+        if size > _MOST_BYTES:
+            raise NotAnAnswer(
+                f"status {answer.status_code}, more than {_MOST_BYTES} bytes", details={"status": answer.status_code}
+            )
+    return b"".join(parts)
 
 
 def _deadline(timeout_s: float | None, now_s: float) -> Deadline:

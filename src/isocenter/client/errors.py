@@ -92,9 +92,11 @@ def retry_after_s(
     >>> retry_after_s({"retry-after": "1"}, 0.05), retry_after_s({"retry-after": "7"}, None)
     (0.05, 7.0)
     """
-    if not isinstance(exact, int | float) or isinstance(exact, bool) or not isfinite(exact) or exact < 0:
-        return named_s(headers, wall_s=wall_s)
-    return float(exact)
+    try:
+        seconds = float(exact) if isinstance(exact, int | float) and not isinstance(exact, bool) else -1.0
+    except OverflowError:  # a whole number that no float holds
+        seconds = -1.0
+    return seconds if isfinite(seconds) and seconds >= 0 else named_s(headers, wall_s=wall_s)
 
 
 def named_s(headers: Mapping[str, str], *, wall_s: Callable[[], float] = time.time) -> float | None:

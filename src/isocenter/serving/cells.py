@@ -10,11 +10,14 @@ from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Final, TypeVar
 
+import numpy as np
+
 from isocenter.core.clock import Clock
 from isocenter.core.deadline import Deadline
 from isocenter.core.errors import (
     BadRequest,
     BadValue,
+    InputNotAccepted,
     IsocenterError,
     MissingImage,
     Overloaded,
@@ -76,8 +79,11 @@ class CellsAsked:
 
         Raises:
             BadValue: the threshold is out of range.
-            BadRequest: it is no number.
+            BadRequest: it is no number, or `detect_holes` is neither true nor false.
         """
+        holes: object = self.detect_holes
+        if not isinstance(holes, bool | np.bool_):  # the text "false" would count as true
+            raise BadRequest(f"detect_holes is {type(holes).__name__}; it must be True or False")
         given: object = self.threshold
         if given is not None and not isinstance(given, Real):
             kind = type(given).__name__
@@ -233,6 +239,12 @@ class SegmentImage:
         """What is asked of pixels that a caller already holds: as of a file with one page."""
         refuse_other_page(asked.page)
         if isinstance(image, Volume):
+            shape = image.geometry.shape
+            if len(shape) != 2:
+                raise InputNotAccepted(
+                    f"a volume of {' x '.join(map(str, shape))} voxels, and the model takes images: of one plane",
+                    details={"shape": [*shape]},
+                )
             return chosen(image, asked.channel)
         source = chosen(volume_of(from_array(image, limits=self._limits)), asked.channel)
         source.refuse_unusable(each=False)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -261,7 +262,7 @@ def _written(
 ) -> Joined:
     """Join what was found, and write the labels; the file is there when it is whole."""
     joined = seams.finish()
-    part = out.with_name(f".{out.name}.part")
+    part = out.with_name(f".{uuid4().hex}.part")  # nobody else's: two may write to one folder
     try:
         with LabelFile(part, picture.width_px, picture.height_px, pixel_size_um=pixel_um) as file:
             for rows in scratch.again(lambda numbers: joined.number[numbers]):

@@ -14,7 +14,15 @@ from isocenter.cli.ask_server import Server, ask_server
 from isocenter.cli.errors import Hopeless
 from isocenter.cli.outcome import Outcome
 
-ANSWER = {"prediction": "Glioma", "probabilities": {"Glioma": 1.0}}
+ANSWER: dict[str, Any] = {
+    "prediction": "Glioma",
+    "confidence": 1.0,
+    "probabilities": {"Glioma": 1.0},
+    "latency_ms": 2.5,
+    "model": "brain",
+    "version": 3,
+    "warnings": [{"code": "windowed"}],
+}
 Scripted = tuple[int, dict[str, str], Any]
 
 
@@ -132,6 +140,37 @@ def test_an_answer_of_somebody_else_is_no_answer(image: Path) -> None:
     assert outcomes[0].error["code"] == "http_502"
 
 
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {"prediction": "Glioma"},
+        ANSWER | {"confidence": float("nan")},
+        ANSWER | {"confidence": "high"},
+        ANSWER | {"latency_ms": None},
+        ANSWER | {"prediction": {"a": 1}},
+        ANSWER | {"probabilities": [1.0]},
+        ANSWER | {"warnings": [1]},
+        b"[" * 200_000,
+    ],
+    ids=lambda strange: str(strange)[-40:],
+)
+def test_a_strange_answer_costs_the_others_nothing(strange: Any, image: Path) -> None:
+    outcomes, _ = ask(Script((200, {}, strange), (200, {}, ANSWER)), [image] * 3)
+    assert sorted(outcome.error["code"] for outcome in outcomes.values() if outcome.error) in (
+        ["not_an_answer"],
+        ["http_200"],
+    )
+    assert [each.answer for each in outcomes.values() if each.answer] == [ANSWER] * 2
+
+
+def test_an_answer_that_never_ends_is_none(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isocenter.cli.ask_server._MOST_BYTES", 1000)
+    outcomes, _ = ask(Script((200, {}, b" " * 2000)), [image])
+    assert outcomes[0].error is not None
+    assert outcomes[0].error["code"] == "no_connection"
+    assert "more than 1000 bytes" in outcomes[0].error["message"]
+
+
 def test_a_server_that_is_not_there_is_said_once(image: Path) -> None:
     with serving(Script((200, {}, ANSWER))) as url:
         pass
@@ -149,7 +188,11 @@ def test_nobody_is_asked_again_once_everything_stops() -> None:
     assert len(script.paths) == 1
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x:99999", "http://x:port"])
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://x", "http://", "http://x:99999", "http://x:port", "http://[::1", "http://x..", "http://" + 64 * "x", "x/ü"],
+    ids=lambda url: url[:12],
+)
 def test_what_is_no_address_is_said(url: str) -> None:
     with pytest.raises(Hopeless, match="no address"):
         Server(url)

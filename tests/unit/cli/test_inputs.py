@@ -47,6 +47,27 @@ def test_a_file_meant_twice_is_asked_about_once_in_the_first_place(folder: Path)
     assert names(found, folder) == ["b.png", "a.JPG", "deep/c.tiff", "odd[1].png"]
 
 
+def test_links_are_followed_each_folder_once_and_what_cannot_be_read_is_not_passed_over(folder: Path) -> None:
+    (folder / "deep" / "up").symlink_to(folder)
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "e.png").touch()
+    (folder / "images").mkdir()
+    (folder / "images" / "linked").symlink_to(folder / "elsewhere")
+    (folder / "images" / "gone.png").symlink_to(folder / "not fetched")
+    (folder / "images" / "loop.png").symlink_to("loop.png")
+
+    found = ["gone.png", "linked/e.png", "loop.png"]
+    assert names(find_files([str(folder / "images")]), folder / "images") == found
+    assert names(find_files([str(folder / "deep" / "**" / "*.tiff")]), folder) == ["deep/c.tiff"]
+    assert len(find_files([str(folder)])) == 4 + len(found)
+
+
+def test_a_variable_that_is_not_set_does_not_mean_this_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(Hopeless, match="an empty name"):
+        find_files([""])
+
+
 @pytest.mark.parametrize(
     ("argument", "said"),
     [

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,13 @@ def test_json_is_the_answer_with_the_file_or_the_problem_with_the_file() -> None
         "details": {"bytes": 7},
     }
     assert REFUSAL.as_json() == {"file": "in/b.jpg", "error": problem}
+
+
+def test_two_files_of_one_name_are_told_apart() -> None:
+    """Every patient has a slice 1."""
+    table = rendered([replace(ANSWER, file=Path("scans") / patient / "1.png") for patient in ("a", "b")])
+    assert "a/1.png" in table
+    assert "b/1.png" in table
 
 
 def test_csv_has_one_line_a_file_and_one_column_a_label() -> None:

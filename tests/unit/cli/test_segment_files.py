@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from isocenter.cli.ask_server import UNREADABLE
 from isocenter.cli.outcome import Outcome, refused
 from isocenter.cli.segment import OF_IMAGES
 from isocenter.cli.segment_files import SUFFIXES, told, write
@@ -26,6 +27,25 @@ from isocenter.imaging.postprocess.objects import LabelImage
 from isocenter.imaging.postprocess.quantities import quantities_of
 from isocenter.imaging.volume import Volume
 from isocenter.serving.cell_answer import FORMATS, CellAnswer
+
+
+def test_two_commands_that_write_to_one_folder_do_not_write_into_one_anothers_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one is about to put its file in place, the other writes the same one."""
+    place, first, second = Place(tmp_path / "field", "field.png"), answer(), answer(np.zeros((9, 12), np.uint32))
+    into_place = Path.replace
+
+    def meanwhile(part: Path, file: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", into_place)
+        write(second, ["json"], place)
+        assert json.loads(file.read_bytes())["count"] == 0
+        return into_place(part, file)
+
+    monkeypatch.setattr(Path, "replace", meanwhile)
+    write(first, ["json"], place)
+    assert json.loads((tmp_path / "field.json").read_bytes())["count"] == 4
+    assert [file.name for file in tmp_path.iterdir()] == ["field.json"]
 
 
 def labels() -> Array:
@@ -151,12 +171,20 @@ def test_an_image_without_objects_is_rebuilt() -> None:
         {"objects": [{"label": 1}]},
         {"polygons": {}},
         {"pixel_size_um": 3},
+        {"polygons": []},
+        {"image_size": {"width": 10**9, "height": 10**9}},
+        {"image_size": {"width": 12, "height": 10}},
+        {"version": 1e999},
+        {"shown": 2},
+        {"objects": [{"label": 1, "area_px": 40, "mean_intensity": "x"}]},
     ],
-    ids=lambda spoilt: next(iter(spoilt)),
+    ids=str,
 )
 def test_another_body_is_noticed(spoilt: dict[str, Any]) -> None:
-    with pytest.raises((LookupError, TypeError, ValueError)):
-        rebuilt(answer().as_json() | spoilt, None)
+    """Also one whose outlines and measurements are of different objects."""
+    whole = answer()
+    with pytest.raises(UNREADABLE):
+        rebuilt(whole.as_json() | spoilt, whole.volume)
 
 
 def rendered(outcomes: list[Outcome]) -> str:

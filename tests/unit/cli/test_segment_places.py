@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from isocenter.cli.errors import Hopeless
-from isocenter.cli.segment_places import meant, outside, places
+from isocenter.cli.segment_files import suffixes
+from isocenter.cli.segment_places import meant, outside, places, refuse_replacing
 
 
 def touch(folder: Path, *names: str) -> list[Path]:
@@ -52,6 +53,17 @@ def test_no_place_is_outside_of_the_results(tmp_path: Path, monkeypatch: pytest.
     touch(tmp_path, "here/a.png", "there/b.png")
     monkeypatch.chdir(tmp_path / "here")
     assert results([Path("a.png"), Path("../there/b.png")], ".", "../there") == ["a", "b"]
+
+
+def test_no_result_takes_the_place_of_an_image_that_is_asked_about(tmp_path: Path) -> None:
+    """Labels that somebody drew lie beside their image under the very name of ours."""
+    files = touch(tmp_path, "a/x.png", "a/x.labels.png")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    arguments = [*map(str, files)]
+    with pytest.raises(Hopeless, match=r"x\.png would take the place of .*x\.labels\.png"):
+        refuse_replacing(files, places(files, arguments, tmp_path / "link"), suffixes(["labels"]))
+    refuse_replacing(files, places(files, arguments, tmp_path / "a"), suffixes(["json"]))
+    refuse_replacing(files, places(files, arguments, tmp_path / "out"), suffixes(["labels"]))
 
 
 @pytest.mark.parametrize(

@@ -392,7 +392,21 @@ async def test_a_file_is_read(tmp_path: Path) -> None:
     assert [request.content for request in script.seen] == [b"pixels"] * 3
 
 
-@pytest.mark.parametrize("url", ["server", "ftp://x", "http://", "http://x:99999", "http://x:port"])
+async def test_an_answer_that_never_ends_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isocenter.client.asynchronous._MOST_BYTES", 1000)
+
+    async def for_ever() -> AsyncIterator[bytes]:
+        while True:
+            yield b" " * 100
+
+    async with asking(lambda request: httpx.Response(200, content=for_ever())) as client:
+        with pytest.raises(NotAnAnswer, match="more than 1000 bytes"):
+            await client.predict(b"pixels")
+
+
+@pytest.mark.parametrize(
+    "url", ["server", "ftp://x", "http://", "http://x:99999", "http://x:port", "http://\0", "http://x.\u2024."]
+)
 def test_what_is_no_address_is_said(url: str) -> None:
     with pytest.raises(ValueError, match="no address of a server"):
         AsyncClient(url)

@@ -81,6 +81,7 @@ def test_details_that_are_none_are_none() -> None:
         ("1", True, 1.0),
         ("1", float("inf"), 1.0),
         ("1", -3, 1.0),
+        ("1", 10**400, 1.0),
         ("Fri, 21 Nov 2025 07:00:09 GMT", None, 9.0),
         ("Fri, 21 Nov 2025 06:59:00 GMT", None, 0.0),
         ("Fri, 21 Nov 99999999999999999999 06:59:00 GMT", None, None),

@@ -74,6 +74,23 @@ def test_what_is_connected_is_one_object_however_small_the_margin() -> None:
     assert len(joined.objects) == 1
 
 
+@pytest.mark.parametrize("split", ["none", "distance"])
+@pytest.mark.parametrize("max_hole_px", [None, 14_000])
+def test_a_hole_larger_than_a_tile_is_filled_whole_or_not_at_all(max_hole_px: int | None, split: str) -> None:
+    """Two rings around many tiles: a smaller and a larger hole than are filled; and one that reaches over the edge."""
+    values = np.zeros((3, HEIGHT, WIDTH), np.float32)
+    for at, radius in (((85, 85), 70), ((220, 130), 80), ((300, 10), 30)):
+        cv2.circle(values[1], at, radius, 1, 10)
+    rule = ObjectRule(fill_holes=True, max_hole_px=max_hole_px, split=split, neck_px=50, min_area_px=15_000)
+    labels, joined = in_tiles(values, rule, margin_px=9)
+    whole = objects_of(values, rule, LABELS)
+
+    np.testing.assert_array_equal(labels, whole.labels)
+    np.testing.assert_allclose(joined.objects["confidence"], whole.confidences, rtol=1e-5)
+    assert whole.count == 1
+    assert (labels[85, 85], labels[130, 220]) == (1, 1 if max_hole_px is None else 0)
+
+
 def test_nothing_is_nothing() -> None:
     labels, joined = in_tiles(np.zeros((3, HEIGHT, WIDTH), np.float32), ObjectRule(), margin_px=9)
     assert not labels.any()

@@ -230,6 +230,18 @@ async def test_a_threshold_out_of_range_is_refused_before_anything_is_decoded(tm
         await Stage(write_cells(tmp_path)).one(b"no image", threshold=threshold)
 
 
+@pytest.mark.parametrize("holes", ["false", None, 0.0])
+async def test_whether_there_are_holes_is_said_as_true_or_false(tmp_path: Path, holes: object) -> None:
+    with pytest.raises(BadRequest, match="detect_holes"):
+        await Stage(write_cells(tmp_path)).one(b"no image", detect_holes=holes)
+
+
+async def test_a_volume_of_several_planes_is_no_image(tmp_path: Path) -> None:
+    planes = Volume.of(np.stack([picture()] * 3)[np.newaxis])
+    with pytest.raises(InputNotAccepted, match="a volume of 3 x"):
+        await Stage(write_cells(tmp_path)).one(planes)
+
+
 OUTPUT = {"tensor": "scores", "activation": "softmax", "labels": ["ground", "inside", "edge"]}
 
 

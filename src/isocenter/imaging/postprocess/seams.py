@@ -2,17 +2,20 @@
 
 A tile sees a margin around what it is responsible for (its core), so that its objects are those of the whole image as
 long as they are smaller than the margin. Where two cores meet, both tiles have seen the pixels on both sides; what
-they call by two numbers and is the same object, is given one.
+they call by two numbers and is the same object, is given one. So are the gaps between objects where holes are filled:
+what encloses a gap is known when all of it is.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from isocenter.core.tensor import Array, FloatArray
 from isocenter.imaging.postprocess.components import roots
+from isocenter.imaging.postprocess.flood import components
 from isocenter.imaging.postprocess.objects import ObjectRule, foreground_of, objects_of
 
 RECORD = np.dtype(
@@ -72,7 +75,7 @@ class Seams:
         self._height, self._width = shape
         self._labels, self._rule, self._sink = labels, rule, sink
         # What only the whole object can tell is asked of it in the end.
-        self._local_rule = rule.model_copy(update={"min_area_px": 0, "drop_border": False})
+        self._local_rule = rule.model_copy(update={"min_area_px": 0, "drop_border": False, "fill_holes": False})
         self._margin = margin_px
         self._seam = min(_SEAM_PX, margin_px)
         self._tile = tile_px or (_tile_rows(len(labels), self._width, margin_px), _TILE_COLUMNS)
@@ -84,6 +87,10 @@ class Seams:
         self._ids = 0
         self._tables: list[npt.NDArray[np.void]] = []
         self._pairs: list[_Ids] = []
+        self._alike: list[npt.NDArray[np.bool_]] = []
+        """Of each pair, whether it is one object, if it is two objects."""
+        self._touching: list[_Ids] = []
+        """Objects and the gaps beside them."""
         self._above: Array | None = None
         """The seam below the last tiles, as they see it."""
 
@@ -115,8 +122,14 @@ class Seams:
         if self._core != self._height:
             raise ValueError(f"{self._end} of {self._height} rows have come")
         table = np.concatenate([np.zeros(1, _PIECE), *self._tables])
-        root = roots(len(table), np.concatenate([np.empty((0, 2), np.int64), *self._pairs]))
-        return _joined(table, root, self._rule, (self._height, self._width))
+        pairs = np.concatenate([_NO_PAIRS, *self._pairs])
+        pairs = pairs[np.concatenate([np.empty(0, bool), *self._alike]) | table["gap"][pairs[:, 0]]]
+        root = roots(len(table), pairs)
+        if self._rule.fill_holes:
+            touching = root[np.concatenate([_NO_PAIRS, *self._touching])]
+            holes = _holes(_summed(table, root), touching, self._rule.max_hole_px, (self._height, self._width))
+            root = roots(len(table), np.concatenate([pairs, holes]))
+        return _joined(_summed(table, root), root, self._rule, (self._height, self._width))
 
     def _answer(self) -> None:
         """Answer for every band that its margin has come for."""
@@ -165,31 +178,51 @@ class Seams:
         top, bottom = max(0, rows[0] - self._seam), min(self._height, rows[1] + self._seam)
         first, last = max(0, columns[0] - self._seam), min(self._width, columns[1] + self._seam)
         near = found[top - up : bottom - up, first - left : last - left]
-        present = np.bincount(near.ravel(), minlength=1) > 0
-        present[0] = False
-        count = int(np.count_nonzero(present))
-        number = np.zeros(len(present), np.uint32)
-        number[present] = np.arange(1, count + 1)
-        local = number[near]
-        core = local[rows[0] - top : rows[1] - top, columns[0] - first : columns[1] - first]
+        local, objects = _without_absent(near)
+        count = objects
+        inside = slice(rows[0] - top, rows[1] - top), slice(columns[0] - first, columns[1] - first)
+        if self._rule.fill_holes:
+            gaps = components((found == 0).astype(np.uint8), 4)[top - up : bottom - up, first - left : last - left]
+            local, count = self._with_gaps(local, objects, gaps, inside)
+        core = local[inside]
         light = foreground_of(part, self._local_rule, self._labels)
         light = light[rows[0] - up : rows[1] - up, columns[0] - left : columns[1] - left]
-        self._tables.append(_pieces(core, light, count, (rows[0], columns[0]), self._width))
+        table = _pieces(core, light, count, (rows[0], columns[0]), self._width)
+        table["gap"][objects:] = True
+        self._tables.append(table)
         tile = np.where(local > 0, local + np.uint32(self._ids), np.uint32(0))
         self._ids += count
         return tile, first
 
+    def _with_gaps(self, labels: Array, objects: int, gaps: Array, inside: tuple[slice, slice]) -> tuple[Array, int]:
+        """Objects, and gaps by further numbers; and how many there are. A hole that no other tile sees is filled."""
+        gaps, count = _without_absent(gaps)
+        labels = np.where(gaps > 0, gaps + np.uint32(objects), labels)
+        touching = _touching(labels, inside, objects)
+        rim = gaps.copy()
+        rim[tuple(slice(part.start + self._seam, max(0, part.stop - self._seam)) for part in inside)] = 0
+        areas = np.bincount(gaps.ravel(), minlength=count + 1)[1:]
+        owner = _owner(touching, objects + count + 1)[objects + 1 :]
+        stay = (np.bincount(rim.ravel(), minlength=count + 1)[1:] > 0) | (owner == 0)
+        if self._rule.max_hole_px is not None:
+            stay |= areas > self._rule.max_hole_px
+        number = np.arange(objects + count + 1)
+        number[objects + 1 :] = np.where(stay, objects + np.cumsum(stay), owner)
+        self._touching.append(number[touching[stay[touching[:, 1] - objects - 1]]] + self._ids)
+        return number.astype(np.uint32)[labels], objects + int(np.count_nonzero(stay))
+
     def _meet(self, one: Array, other: Array) -> None:
-        """Note which numbers of two tiles, for the same pixels, are of one object."""
+        """Note which numbers of two tiles, for the same pixels, are of one object or gap."""
         both = (one > 0) & (other > 0)
         if not both.any():
             return
         keys, overlaps = np.unique(one[both].astype(np.uint64) << 32 | other[both], return_counts=True)
         pairs = np.stack([keys >> 32, keys & np.uint64(2**32 - 1)], axis=1).astype(np.int64)
+        alike = np.ones(len(pairs), bool)
         if self._rule.split != "none":
-            least = np.minimum(_counts_of(one, pairs[:, 0]), _counts_of(other, pairs[:, 1]))
-            pairs = pairs[2 * overlaps >= least]
+            alike = 2 * overlaps >= np.minimum(_counts_of(one, pairs[:, 0]), _counts_of(other, pairs[:, 1]))
         self._pairs.append(pairs)
+        self._alike.append(alike)
 
 
 _PIECE = np.dtype(
@@ -203,8 +236,10 @@ _PIECE = np.dtype(
         ("top", np.int32),
         ("right", np.int32),
         ("bottom", np.int32),
+        ("gap", np.bool_),
     ]
 )
+_NO_PAIRS: Final = np.empty((0, 2), np.int64)
 
 
 def _tile_rows(layers: int, width: int, margin_px: int) -> int:
@@ -244,32 +279,91 @@ def _counts_of(labels: Array, ids: _Ids) -> _Ids:
     return counts[np.searchsorted(found, ids)]
 
 
-def _joined(table: npt.NDArray[np.void], root: _Ids, rule: ObjectRule, shape: tuple[int, int]) -> Joined:
+def _without_absent(labels: Array) -> tuple[Array, int]:
+    """Labels numbered from 1 without gaps, uint32, and how many there are."""
+    present = np.bincount(labels.ravel(), minlength=1) > 0
+    present[0] = False
+    count = int(np.count_nonzero(present))
+    number = np.zeros(len(present), np.uint32)
+    number[present] = np.arange(1, count + 1)
+    return number[labels], count
+
+
+def _touching(labels: Array, inside: tuple[slice, slice], objects: int) -> _Ids:
+    """Objects inside, and the gaps that they share a side with [n, 2]; gaps have the numbers above those of objects.
+
+    Gaps may lie outside: an object's pixel is one tile's, and that tile says what it is called.
+    """
+    padded = np.pad(labels, 1)
+    rows, columns = ((part.start + 1, part.stop + 1) for part in inside)
+    core = labels[inside]
+    found = []
+    for down, across in ((-1, 0), (0, -1), (0, 1), (1, 0)):
+        beside = padded[rows[0] + down : rows[1] + down, columns[0] + across : columns[1] + across]
+        there = (core <= objects) & (beside > objects)
+        found.append(np.unique(core[there].astype(np.uint64) << 32 | beside[there]))
+    keys = np.unique(np.concatenate(found))
+    return np.stack([keys >> 32, keys & np.uint64(2**32 - 1)], axis=1).astype(np.int64)
+
+
+def _owner(touching: _Ids, size: int) -> _Ids:
+    """Of each gap, the only object that it touches; 0 if there are several, and of what is no gap."""
+    least, most = np.full(size, size), np.zeros(size, np.int64)
+    np.minimum.at(least, touching[:, 1], touching[:, 0])
+    np.maximum.at(most, touching[:, 1], touching[:, 0])
+    return np.where(least == most, least, 0)
+
+
+def _summed(table: npt.NDArray[np.void], root: _Ids) -> npt.NDArray[np.void]:
+    """What the pieces of each root come to, by root; it is a gap if all of them are."""
     size = len(table)
-    area = np.bincount(root, weights=table["area"], minlength=size).astype(np.int64)
-    edges = {}
+    summed = table.copy()
+    for name in ("area", "light", "x", "y"):
+        summed[name] = np.bincount(root, weights=table[name], minlength=size)
     for name, extreme in (
         ("first", np.minimum),
         ("left", np.minimum),
         ("top", np.minimum),
         ("right", np.maximum),
         ("bottom", np.maximum),
+        ("gap", np.logical_and),
     ):
-        edges[name] = table[name].copy()
-        extreme.at(edges[name], root, table[name])
-    keep = (root == np.arange(size)) & (area >= max(1, rule.min_area_px))
+        values = table[name].copy()
+        extreme.at(values, root, table[name])
+        summed[name] = values
+    return summed
+
+
+def _inside(summed: npt.NDArray[np.void], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Which do not touch the edge of the image."""
+    found: npt.NDArray[np.bool_] = (summed["left"] > 0) & (summed["top"] > 0)
+    return found & (summed["right"] < shape[1]) & (summed["bottom"] < shape[0])
+
+
+def _holes(summed: npt.NDArray[np.void], touching: _Ids, max_hole_px: int | None, shape: tuple[int, int]) -> _Ids:
+    """Objects, and the gaps that are filled by them [n, 2]: as `fill_holes` of a whole image."""
+    owner = _owner(touching, len(summed))
+    fills = (owner > 0) & _inside(summed, shape)
+    if max_hole_px is not None:
+        fills &= summed["area"] <= max_hole_px
+    gaps = np.flatnonzero(fills)
+    return np.stack([owner[gaps], gaps], axis=1)
+
+
+def _joined(summed: npt.NDArray[np.void], root: _Ids, rule: ObjectRule, shape: tuple[int, int]) -> Joined:
+    size, area = len(summed), summed["area"]
+    keep = (root == np.arange(size)) & (area >= max(1, rule.min_area_px)) & ~summed["gap"]
     keep[0] = False
     if rule.drop_border:
-        inside = (edges["left"] > 0) & (edges["top"] > 0) & (edges["right"] < shape[1]) & (edges["bottom"] < shape[0])
-        keep &= inside
+        keep &= _inside(summed, shape)
     order = np.flatnonzero(keep)
-    order = order[np.argsort(edges["first"][order], kind="stable")]
+    order = order[np.argsort(summed["first"][order], kind="stable")]
     label = np.zeros(size, np.uint32)
     label[order] = np.arange(1, len(order) + 1)
     objects = np.zeros(len(order), RECORD)
     objects["area_px"] = area[order]
     for name, source in (("x_px", "x"), ("y_px", "y"), ("confidence", "light")):
-        objects[name] = np.bincount(root, weights=table[source], minlength=size)[order] / area[order]
+        objects[name] = summed[source][order] / area[order]
     for name in ("left", "top", "right", "bottom"):
-        objects[f"{name}_px"] = edges[name][order]
+        objects[f"{name}_px"] = summed[name][order]
     return Joined(label[root], objects)
