@@ -163,7 +163,10 @@ def test_a_server_whose_standard_files_are_closed_answers(mode: tuple[str, ...],
         kept.bind(("127.0.0.1", 0))
         port = kept.getsockname()[1]
         line = ["sh", "-c", f'exec "$@" {closed}', "sh", *command(MODELS, "--port", str(port), *mode)]
-        process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=write)
+        buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        process = subprocess.Popen(
+            line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=write, env=buffered
+        )
         os.close(write)
         try:
             assert predict_when_it_answers(process, port) == 200

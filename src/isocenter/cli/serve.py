@@ -1,5 +1,6 @@
 """`isocenter serve`: the server, until it is told to stop."""
 
+import atexit
 import os
 import signal
 import sys
@@ -70,6 +71,18 @@ def _hold_standard_streams() -> None:
             os.set_inheritable(number, True)
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 - for the life of the process
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+    atexit.register(_leave_unread)
+
+
+def _leave_unread() -> None:
+    """Drop what nobody reads any more: Python would try once more to write it, and end with 120 for that alone."""
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, number)
+            os.close(nowhere)
 
 
 def _run(main: Coroutine[Any, Any, bool]) -> bool:
