@@ -188,10 +188,13 @@ class CpuPool:
             return False
         if isinstance(job, _Help):
             return self._line.help()
-        outcome = self._run_one(job)
-        if job.quick:
+        # As soon as the caller is told, what the job took and gave is his alone: he counts on its memory being free
+        # again, and this thread may have to wait for its turn until it forgets a name.
+        quick, told = job.quick, [self._run_one(job)]
+        del job
+        if quick:
             self._quick.done()
-        return self._hand_over(outcome)
+        return self._hand_over(told)
 
     def _run_one(self, job: Job) -> Outcome:
         started_s = self._clock.now_s()
@@ -201,16 +204,16 @@ class CpuPool:
             self._busy.follow(self._clock.now_s() - started_s)
         return outcome
 
-    def _hand_over(self, outcome: Outcome) -> bool:
+    def _hand_over(self, told: list[Outcome]) -> bool:
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(self._finish, outcome)
+            self._loop.call_soon_threadsafe(self._finish, told)
         except RuntimeError:  # the loop is closed: the server is gone and nobody waits
             return False
         return True
 
-    def _finish(self, outcome: Outcome) -> None:
-        ended_s = self._clock.now_s()
+    def _finish(self, told: list[Outcome]) -> None:
+        outcome, ended_s = told.pop(), self._clock.now_s()
         if outcome.ran:  # those who left or are too late take nothing, and say nothing of those to come
             in_line = self._waiting > self._at_once()
             if in_line and self._ended_s > -math.inf:

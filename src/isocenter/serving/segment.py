@@ -32,6 +32,7 @@ from isocenter.repository.load import ServedModel
 from isocenter.repository.manifest import Manifest
 from isocenter.repository.repository import Repository
 from isocenter.serving.cpu_pool import CpuPool
+from isocenter.serving.on_thread import on_thread
 from isocenter.serving.predict import fallback_note, own_deadline, refuse_other_task
 from isocenter.serving.volume_memory import BATCHES_AHEAD, MERGED_BYTES, VolumeMemory, volume_bytes, windows_of
 
@@ -167,7 +168,7 @@ class Segment:
                 del prepared  # the run holds what it needs of it, and lets go of it
                 await run.into(labels, progress)
                 merged_s = self._clock.now_s()
-                mask, found = await asyncio.to_thread(labels.finish)
+                mask, found = await on_thread(labels.finish)
         except DeadlineExceeded:
             served.engine.note_late()
             raise
@@ -281,7 +282,7 @@ class WindowRun:
                 task.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
             self._cut = None  # and with it the prepared tensor
-        await asyncio.to_thread(merge.finish)
+        await on_thread(merge.finish)
 
     def _batch_size_that_pays(self) -> int:
         """More windows of one volume on their way would only be held: where one fills the machine, it is one."""
@@ -307,13 +308,13 @@ class WindowRun:
                 f"a window of {list(self._windows.roi)} voxels was answered with {list(output.shape)}",
                 details={"roi": [*self._windows.roi], "output": [*output.shape]},
             )
-        await asyncio.to_thread(merge.add, output)
+        await on_thread(partial(merge.add, output))
         if progress is not None:
             progress(self._answered, len(self._windows))
 
     async def _infer(self, number: int, at: tuple[int, ...]) -> Result:
         assert self._cut is not None
-        window = await asyncio.to_thread(self._cut, at)
+        window = await on_thread(partial(self._cut, at))
         request = Request(
             f"{self._id}/{number}",
             {self._served.manifest.input.tensor: window},

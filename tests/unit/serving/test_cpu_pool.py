@@ -3,9 +3,9 @@
 import asyncio
 import threading
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn, cast
 
 import pytest
 
@@ -214,3 +214,37 @@ async def test_quick_jobs_that_wait_are_run_before_the_pool_ends(clock: ManualCl
             asyncio.get_running_loop().call_soon(job.let_go)
     async with asyncio.timeout(PATIENCE_S):
         assert await asyncio.gather(*running) == ["done"] * 6
+
+
+class Held:
+    """Memory."""
+
+
+class Crowded:
+    """An event loop on a machine so busy that a thread that tells it something does not get its turn back."""
+
+    def __init__(self) -> None:
+        self._loop, self.turn = asyncio.get_running_loop(), threading.Event()
+
+    def create_future(self) -> "asyncio.Future[Any]":
+        return self._loop.create_future()
+
+    def call_soon_threadsafe(self, callback: Callable[..., object], *given: object) -> None:
+        self._loop.call_soon_threadsafe(callback, *given)
+        self.turn.wait(PATIENCE_S)
+
+
+async def test_a_thread_that_has_told_its_caller_holds_nothing_of_the_job(pool: CpuPool) -> None:
+    crowded = Crowded()
+    pool._loop = cast(asyncio.AbstractEventLoop, crowded)
+    taken = Held()
+    jobs = [partial(lambda _: Held(), taken)]
+    try:
+        given = await pool.run(jobs.pop(), NEVER)
+        there = [weakref.ref(taken), weakref.ref(given)]
+        del taken, given
+        await asyncio.sleep(0)  # asyncio holds the answer as long as the step lasts that it began
+
+        assert [each() for each in there] == [None, None]
+    finally:
+        crowded.turn.set()
